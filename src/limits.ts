@@ -1,0 +1,37 @@
+// Every bound on what a peer or a user can make us do, in one place. Imported by every part.
+
+const KiB = 1024
+const MiB = 1024 * KiB
+
+export const LIMITS = {
+  /** Machine type name in the configuration section, bytes. */
+  machineNameBytesMax: 255,
+  /** Capabilities listed in the configuration section. */
+  capabilitiesMax: 64,
+  /** RAM blocks in one guest. */
+  ramBlocksMax: 1024,
+  /** Sum of all RAM blocks, bytes: addresses must stay exact as JS numbers and bitmaps affordable. */
+  ramBytesMax: 16 * 1024 * 1024 * MiB,
+  /** RAM that `receive` allocates for a guest it does not know, bytes, unless the user says otherwise. */
+  receiveRamBytesMax: 64 * 1024 * MiB,
+  /** POSTCOPY package, bytes. Device state, not RAM: QEMU's largest seen is under 1 MiB. */
+  packageBytesMax: 256 * MiB,
+  /** Payload of one command record, bytes (a u16 on the wire). */
+  commandBytesMax: 65_535,
+  /** Payload of one return-path message, bytes (QEMU's bound). */
+  returnPathBytesMax: 512,
+  /** Ranges we put in one POSTCOPY_RAM_DISCARD (QEMU's bound as a sender). */
+  discardRangesPerCommand: 12,
+  /** Page requests queued at the source before the return path is no longer read. */
+  requestQueueMax: 65_536,
+  /** Largest host page that is assembled in memory, bytes. */
+  hostPageBytesMax: 1024 * MiB,
+  /** Guest threads whose blocktime is kept; more are served, but counted together. */
+  blocktimeThreadsMax: 256,
+  /** Pages joined into one placement. */
+  placeRunPagesMax: 64,
+  /** Receive buffer, bytes. */
+  receiveBufferBytes: 1 * MiB,
+  /** Header and page pairs in one sendmsg: twice this is the kernel's IOV_MAX. */
+  sendPairsMax: 512,
+} as const
