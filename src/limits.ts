@@ -8,6 +8,8 @@ export const LIMITS = {
   machineNameBytesMax: 255,
   /** Capabilities listed in the configuration section. */
   capabilitiesMax: 64,
+  /** Description of the device sections at the end of a precopy stream (JSON, not interpreted), bytes. */
+  vmDescriptionBytesMax: 16 * MiB,
   /** RAM blocks in one guest. */
   ramBlocksMax: 1024,
   /** Sum of all RAM blocks, bytes: addresses must stay exact as JS numbers and bitmaps affordable. */
@@ -34,4 +36,8 @@ export const LIMITS = {
   receiveBufferBytes: 1 * MiB,
   /** Header and page pairs in one sendmsg: twice this is the kernel's IOV_MAX. */
   sendPairsMax: 512,
+  /** One line from a QMP server, bytes: the longest real one (query-qmp-schema) is about 250 KiB. */
+  qmpLineBytesMax: 4 * MiB,
+  /** Console and error output kept of a QEMU we started, bytes each; older output is dropped. */
+  qemuOutputBytesMax: 1 * MiB,
 } as const

@@ -48,10 +48,17 @@ export interface Guest {
   saveDevices(): Uint8Array
   /** The inverse, on a guest that has not run. May touch RAM, and may stall on it. Throws on bytes it cannot take. */
   loadDevices(sections: Uint8Array): void | Promise<void>
+  /**
+   * Between a call with true and one with false, RAM must not be given back to the kernel (a balloon device does that):
+   * the page would be absent again, and its only other copy has been sent already. Left out by guests without one.
+   */
+  holdBalloon?(hold: boolean): void
   /** While stopped and with all RAM present: does RAM hold what this guest must have written? */
   check(): GuestCheck
   /** Progress in the guest's own unit, for display: passes of the ROM guest, steps of the pattern guest. */
   progress(): number
+  /** Free what was mapped. Called once, when nothing uses the RAM any more; no method is called after it. */
+  dispose?(): void
 }
 
 export interface GuestCheck {
@@ -60,7 +67,13 @@ export interface GuestCheck {
   readonly detail: string
 }
 
-/** `create` makes a guest that is stopped. `options` is whatever the user gave; it must survive structured clone. */
+/** What a guest module exports. Options are whatever the user gave; they must survive structured clone. */
 export interface GuestModule {
+  /** Makes a guest that is stopped. */
   create(options: unknown, context: GuestContext): Promise<Guest>
+  /**
+   * Options with which `create` makes the guest that an incoming stream announces. Throws GuestError when the machine
+   * or the blocks are not this guest's. Such a guest must not touch its RAM before `loadDevices` and `run`.
+   */
+  incoming(machine: string, blocks: readonly RamBlockShape[]): unknown
 }

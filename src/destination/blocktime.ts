@@ -1,0 +1,147 @@
+// How long guest threads stood still: a slot for each thread, in shared memory. The fault thread begins a wait, the
+// stream thread ends it when it has placed the page. Neither waits for the other; a wait is ended once, by whoever
+// swaps the slot's state from blocked to running.
+
+import { LIMITS } from '../limits.js'
+
+const SLOTS = LIMITS.blocktimeThreadsMax
+/** Buckets of the latency histogram: eight to an octave of microseconds, up to 2^32 µs. */
+const STEPS_PER_OCTAVE = 8
+const OCTAVES = 32
+const BUCKETS = STEPS_PER_OCTAVE * OCTAVES
+
+/** Int32 cells, then Float64 cells. */
+const CELLS = {
+  used: 0,
+  blocked: 1,
+  faults: 2,
+  states: 3,
+  threads: 3 + SLOTS,
+  buckets: 3 + 2 * SLOTS,
+} as const
+const CELL_COUNT = Math.ceil((CELLS.buckets + BUCKETS) / 2) * 2
+const TIMES = {
+  lastStart: 0,
+  overlapped: 1,
+  max: 2,
+  sum: 3,
+  pages: 4,
+  starts: 4 + SLOTS,
+  totals: 4 + 2 * SLOTS,
+} as const
+const TIME_COUNT = 4 + 3 * SLOTS
+
+export const BLOCKTIME_BYTES = CELL_COUNT * 4 + TIME_COUNT * 8
+
+export interface Blocktime {
+  /** Thread `threadId` waits for `page` (number in the flat page map) since `nowUs`. */
+  begin(threadId: number, page: number, nowUs: number): void
+  /** Pages [page, page + pages) are there: ends the waits for them. */
+  end(page: number, pages: number, nowUs: number): void
+  report(): BlocktimeReport
+}
+
+export interface BlocktimeReport {
+  readonly faults: number
+  /** Time in which all guest threads seen so far were blocked at once, ms. */
+  readonly overlappedMs: number
+  /** By kernel thread id, ms. */
+  readonly byThreadMs: Readonly<Record<string, number>>
+  readonly latencyUs: { readonly p50: number; readonly p99: number; readonly max: number }
+  /** `histogramUs[i]`: waits of 2^i to 2^(i+1) µs (the first also holds shorter ones). Trailing zeros are left out. */
+  readonly histogramUs: readonly number[]
+}
+
+export function createBlocktime(memory: SharedArrayBuffer): Blocktime {
+  const cells = new Int32Array(memory, 0, CELL_COUNT)
+  const times = new Float64Array(memory, CELL_COUNT * 4, TIME_COUNT)
+
+  /** Slot of a thread; the last one is shared by all threads over the bound. */
+  function slotOf(threadId: number): number {
+    const used = Atomics.load(cells, CELLS.used)
+    for (let slot = 0; slot < used; slot++) if (cells[CELLS.threads + slot] === threadId) return slot
+    if (used === SLOTS) return SLOTS - 1
+    cells[CELLS.threads + used] = threadId
+    Atomics.store(cells, CELLS.used, used + 1)
+    return used
+  }
+
+  function finish(slot: number, nowUs: number): void {
+    const waitedUs = Math.max(0, nowUs - times[TIMES.starts + slot]!)
+    times[TIMES.totals + slot]! += waitedUs
+    times[TIMES.sum]! += waitedUs
+    times[TIMES.max] = Math.max(times[TIMES.max]!, waitedUs)
+    cells[CELLS.buckets + bucketOf(waitedUs)]!++
+    const blocked = Atomics.sub(cells, CELLS.blocked, 1)
+    if (blocked === Atomics.load(cells, CELLS.used)) {
+      times[TIMES.overlapped]! += Math.max(0, nowUs - times[TIMES.lastStart]!)
+    }
+  }
+
+  return {
+    begin(threadId, page, nowUs) {
+      const slot = slotOf(threadId)
+      cells[CELLS.faults]!++
+      if (Atomics.load(cells, CELLS.states + slot) === 1) {
+        // A thread that faults again still waits (it was woken for nothing), or its wait is being ended right now.
+        if (times[TIMES.pages + slot] === page) return
+        if (Atomics.compareExchange(cells, CELLS.states + slot, 1, 0) === 1) finish(slot, nowUs)
+      }
+      times[TIMES.pages + slot] = page
+      times[TIMES.starts + slot] = nowUs
+      times[TIMES.lastStart] = nowUs
+      Atomics.add(cells, CELLS.blocked, 1)
+      Atomics.store(cells, CELLS.states + slot, 1)
+    },
+    end(page, pages, nowUs) {
+      const used = Atomics.load(cells, CELLS.used)
+      for (let slot = 0; slot < used; slot++) {
+        if (Atomics.load(cells, CELLS.states + slot) !== 1) continue
+        const waitsFor = times[TIMES.pages + slot]!
+        if (waitsFor < page || waitsFor >= page + pages) continue
+        if (Atomics.compareExchange(cells, CELLS.states + slot, 1, 0) === 1) finish(slot, nowUs)
+      }
+    },
+    report() {
+      const counts = Array.from(cells.subarray(CELLS.buckets, CELLS.buckets + BUCKETS))
+      const byThreadMs: Record<string, number> = {}
+      for (let slot = 0; slot < Atomics.load(cells, CELLS.used); slot++) {
+        byThreadMs[cells[CELLS.threads + slot]!] = times[TIMES.totals + slot]! / 1000
+      }
+      const max = times[TIMES.max]!
+      return {
+        faults: cells[CELLS.faults]!,
+        overlappedMs: times[TIMES.overlapped]! / 1000,
+        byThreadMs,
+        latencyUs: { p50: quantile(counts, 0.5, max), p99: quantile(counts, 0.99, max), max },
+        histogramUs: octaves(counts),
+      }
+    },
+  }
+}
+
+function bucketOf(us: number): number {
+  if (us < 1) return 0
+  return Math.min(BUCKETS - 1, Math.floor(Math.log2(us) * STEPS_PER_OCTAVE))
+}
+
+/** The middle of the bucket that holds the quantile: exact to about 5 %. */
+function quantile(counts: readonly number[], q: number, max: number): number {
+  const total = counts.reduce((a, b) => a + b, 0)
+  if (total === 0) return 0
+  let seen = 0
+  for (const [bucket, count] of counts.entries()) {
+    seen += count
+    if (seen >= q * total) return Math.min(max, 2 ** ((bucket + 0.5) / STEPS_PER_OCTAVE))
+  }
+  return max
+}
+
+function octaves(counts: readonly number[]): number[] {
+  const result: number[] = []
+  for (let i = 0; i < OCTAVES; i++) {
+    result.push(counts.slice(i * STEPS_PER_OCTAVE, (i + 1) * STEPS_PER_OCTAVE).reduce((a, b) => a + b, 0))
+  }
+  while (result.length > 0 && result[result.length - 1] === 0) result.pop()
+  return result
+}

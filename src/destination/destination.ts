@@ -1,0 +1,310 @@
+// `receive`: waits for a migration and takes the guest in. Main thread: it owns the lifetimes (listener, userfaultfd,
+// threads, guest) and never blocks, reads or writes the connection.
+
+import { EventEmitter } from 'node:events'
+import { Worker } from 'node:worker_threads'
+import {
+  CancelledError,
+  errorFromMessage,
+  errorToMessage,
+  GuestError,
+  HostUnsupportedError,
+} from '../errors.js'
+import { beforeExit } from '../exit-hook.js'
+import type { RamBlockShape } from '../guest/guest.js'
+import type { GuestHandle } from '../guest/guest-handle.js'
+import type { FirstInstruction } from '../guest/guest-messages.js'
+import type { GuestConnection } from '../guest/guest-remote.js'
+import { createMachine } from '../machine.js'
+import { listenOn, shutdownChannel } from '../os/channel.js'
+import { monotonicUs } from '../os/clock.js'
+import { openUserfaultfd, type Userfaultfd } from '../os/userfaultfd.js'
+import type { Feature } from '../os/userfaultfd-abi.js'
+import { createWake } from '../os/wake.js'
+import { numberBlocks, type RamBlock, totalPages } from '../ram/block.js'
+import { createStats, type Stats, statsBytes } from '../stats.js'
+import { trace } from '../trace.js'
+import { createBlocktime } from './blocktime.js'
+import type { FaultThreadData } from './fault-thread.js'
+import type { Announcement } from './incoming.js'
+import { samplePages } from './page-map.js'
+import type { DestinationReport, IncomingStatus } from './report.js'
+import { allocatePageMaps, CELL, DESTINATION_STATS, type PageMaps } from './shared.js'
+import { INCOMING_STATUS } from './status.js'
+import type { PrepareAnswer, StreamThreadData, StreamThreadMessage } from './stream-thread.js'
+
+export interface ReceiveOptions {
+  /** `tcp:HOST:PORT` (port 0: any), `unix:PATH` or `fd:N`. */
+  readonly listen: string
+  /** Makes the guest that the stream announces; it must have these RAM blocks and must not have run. */
+  readonly guest: (machine: string, blocks: readonly RamBlockShape[]) => Promise<GuestHandle>
+}
+
+export interface Received {
+  readonly report: DestinationReport & { readonly cause?: Error }
+  /** The running guest, when `report.ok`; the caller's from now on. Otherwise it has been destroyed. */
+  readonly guest: GuestHandle | undefined
+}
+
+export interface Incoming extends EventEmitter<{ status: [IncomingStatus]; guest: [GuestHandle] }> {
+  /** Where to connect, with the port that was chosen. */
+  readonly uri: string
+  readonly status: IncomingStatus
+  readonly stats: Readonly<Stats<(typeof DESTINATION_STATS)[number]>>
+  /** State of RAM in `cells` equal parts, for display: see page-map.ts. Empty before the blocks are known. */
+  pageMap(cells: number): Uint8Array
+  /** Give up: the guest, if it is here already, is destroyed. */
+  cancel(): void
+  /** Resolves when it has ended, well or not; never rejects for what a peer or a guest did. */
+  readonly done: Promise<Received>
+}
+
+/** What exists once the guest does. */
+interface Setup {
+  readonly guest: GuestHandle
+  readonly blocks: readonly RamBlock[]
+  readonly maps: PageMaps
+  readonly userfaultfd: Userfaultfd | undefined
+  readonly faultWorker: Worker | undefined
+  readonly connection: GuestConnection
+}
+
+/** Listens at once. @throws UsageError, ChannelError, HostUnsupportedError */
+export function receive(options: ReceiveOptions): Incoming {
+  const listener = listenOn(options.listen)
+  const wake = createWake()
+  const faultWake = createWake()
+  const cells = new Int32Array(new SharedArrayBuffer(CELL.count * 4))
+  const statsMemory = new SharedArrayBuffer(statsBytes(DESTINATION_STATS))
+  const stats = createStats(DESTINATION_STATS, statsMemory)
+  const status = createMachine('incoming', INCOMING_STATUS, cells, CELL.status)
+  const events = new EventEmitter<{ status: [IncomingStatus]; guest: [GuestHandle] }>()
+  const worker = new Worker(new URL('./stream-thread.js', import.meta.url), {
+    workerData: { listenFd: listener.fd, wakeFd: wake.fd, cells, statsMemory } satisfies StreamThreadData,
+    name: 'farfault stream',
+  })
+
+  let channelFd = -1
+  let connectedUs = 0
+  let announced: Announcement | undefined
+  let setup: Setup | undefined
+  let failure: Error | undefined
+  let firstInstruction: FirstInstruction | undefined
+
+  /** Ends the stream thread wherever it blocks; it then fails with what `failure` says. */
+  function abort(error: Error): void {
+    failure ??= error
+    wake.signal()
+    if (channelFd >= 0) shutdownChannel(channelFd)
+  }
+
+  async function prepare(announcement: Announcement): Promise<void> {
+    announced = announcement
+    let answer: PrepareAnswer
+    try {
+      setup = await makeSetup(announcement)
+      const { guest, blocks, maps, userfaultfd, connection } = setup
+      answer = { blocks, maps, guest: connection, userfaultfdFd: userfaultfd?.fd, faultWakeFd: faultWake.fd }
+      worker.postMessage(answer, [connection.port])
+      events.emit('guest', guest)
+    } catch (error) {
+      answer = { error: errorToMessage(error) }
+      worker.postMessage(answer)
+    }
+    Atomics.add(cells, CELL.answers, 1)
+    Atomics.notify(cells, CELL.answers)
+  }
+
+  async function makeSetup({ machine, blocks: shapes, advised }: Announcement): Promise<Setup> {
+    const guest = await options.guest(machine, shapes)
+    try {
+      assertSameShape(guest, machine, shapes)
+      guest.on('failed', (error) => abort(error))
+      guest.on('firstInstruction', (times) => {
+        firstInstruction = times
+      })
+      const blocks = numberBlocks(guest.blocks)
+      const maps = allocatePageMaps(blocks)
+      const connection = guest.connect()
+      const common = { guest, blocks, maps, connection }
+      if (!advised) return { ...common, userfaultfd: undefined, faultWorker: undefined }
+      const userfaultfd = openUserfaultfd({ features: wantedFeatures(blocks) })
+      const faultWorker = await startFaultThread(connection.cell, blocks, maps, userfaultfd)
+      return { ...common, userfaultfd, faultWorker }
+    } catch (error) {
+      await guest.destroy()
+      throw error
+    }
+  }
+
+  async function startFaultThread(
+    guestCell: Int32Array,
+    blocks: readonly RamBlock[],
+    maps: PageMaps,
+    userfaultfd: Userfaultfd,
+  ): Promise<Worker> {
+    const workerData: FaultThreadData = {
+      channelFd,
+      userfaultfdFd: userfaultfd.fd,
+      wakeFd: faultWake.fd,
+      cells,
+      guestCell,
+      statsMemory,
+      blocks,
+      maps,
+    }
+    const faultWorker = new Worker(new URL('./fault-thread.js', import.meta.url), {
+      workerData,
+      name: 'farfault fault',
+    })
+    await new Promise<void>((resolve, reject) => {
+      faultWorker.once('error', reject)
+      faultWorker.on('message', (message) => {
+        if (message === 'ready') resolve()
+        else abort(errorFromMessage(message.error))
+      })
+    })
+    return faultWorker
+  }
+
+  /** Lets every thread go that may be stalled on an absent page. Only when all is received, or the guest is being destroyed. */
+  function letGo(): void {
+    Atomics.store(cells, CELL.faultThreadQuit, 1)
+    faultWake.signal()
+    const { userfaultfd, blocks } = setup ?? {}
+    if (userfaultfd === undefined || status.is('completed')) return
+    for (const block of blocks!) {
+      try {
+        userfaultfd.unregister(block.address, block.length)
+      } catch {
+        // Not registered yet, or the guest and its RAM have gone: then nobody stalls there.
+      }
+    }
+  }
+
+  async function tearDown(ok: boolean): Promise<void> {
+    const destroyed = ok ? undefined : setup?.guest.destroy() // before its RAM is let go: it must not run on zeros
+    letGo()
+    await destroyed
+    await setup?.faultWorker?.terminate()
+    trace('postcopy_ram_incoming_cleanup_closeuf')
+    setup?.userfaultfd?.close()
+    wake.close()
+    faultWake.close()
+    listener.close()
+  }
+
+  const forget = beforeExit(() => {
+    abort(new CancelledError('the process is exiting'))
+    // The thread is told to end before its pages are let go: it must not run on zeros.
+    if (setup !== undefined && !status.is('completed')) void setup.guest.destroy()
+    letGo()
+    Atomics.add(cells, CELL.answers, 1)
+    Atomics.notify(cells, CELL.answers)
+  })
+
+  const done = new Promise<Received>((resolve, reject) => {
+    let stoppedAtUs: number | undefined
+    let ok = false
+    let endUs = 0
+    worker.on('message', (m: StreamThreadMessage) => {
+      if ('status' in m) events.emit('status', m.status as IncomingStatus)
+      else if ('connected' in m) {
+        channelFd = m.connected
+        connectedUs = monotonicUs()
+        listener.close() // one migration, one connection
+      } else if ('announcement' in m) void prepare(m.announcement)
+      else if ('complete' in m) {
+        ok = true
+        endUs = monotonicUs()
+        stoppedAtUs = m.complete.stoppedAtUs
+      } else {
+        failure ??= errorFromMessage(m.failed)
+        stoppedAtUs = m.stoppedAtUs
+      }
+    })
+    worker.on('error', reject)
+    worker.on('exit', () => {
+      channelFd = -1
+      if (!ok) failure ??= new CancelledError('receiving was cancelled')
+      void (async () => {
+        await tearDown(ok)
+        if (ok) await settled(() => firstInstruction !== undefined)
+        forget()
+        resolve({
+          report: report(ok, stoppedAtUs, endUs || monotonicUs()),
+          guest: ok ? setup?.guest : undefined,
+        })
+      })().catch(reject)
+    })
+  })
+
+  function report(ok: boolean, stoppedAtUs: number | undefined, endUs: number): Received['report'] {
+    const blocktime = setup === undefined ? undefined : createBlocktime(setup.maps.blocktime).report()
+    const runsAtUs = firstInstruction?.firstInstructionAt.realtimeUs
+    return {
+      ok,
+      role: 'destination',
+      status: status.state,
+      ...(failure === undefined ? {} : { error: failure.message, cause: failure }),
+      machine: announced?.machine ?? '',
+      memoryBytes: setup === undefined ? 0 : totalPages(setup.blocks) * 4096,
+      ...(stoppedAtUs === undefined || runsAtUs === undefined
+        ? {}
+        : { downtimeMs: (runsAtUs - stoppedAtUs) / 1000 }),
+      totalMs: connectedUs === 0 ? 0 : (endUs - connectedUs) / 1000,
+      postcopyMs: stats.packageAtUs === 0 ? 0 : (endUs - stats.packageAtUs) / 1000,
+      pages: { normal: stats.pagesNormal, zero: stats.pagesZero, requested: stats.requests },
+      faults: blocktime?.faults ?? 0,
+      faultLatencyUs: blocktime?.latencyUs ?? { p50: 0, p99: 0, max: 0 },
+      faultHistogramUs: blocktime?.histogramUs ?? [],
+      blocktimeMs: blocktime?.overlappedMs ?? 0,
+      blocktimeByThreadMs: blocktime?.byThreadMs ?? {},
+      bytes: stats.bytes,
+    }
+  }
+
+  return Object.defineProperties(events, {
+    uri: { value: listener.uri },
+    status: { get: () => status.state },
+    stats: { value: stats },
+    pageMap: {
+      value: (count: number) => (setup === undefined ? new Uint8Array(0) : samplePages(setup, count)),
+    },
+    cancel: { value: () => abort(new CancelledError('receiving was cancelled')) },
+    done: { value: done },
+  }) as Incoming
+}
+
+/** The kernel says which thread faults where it can; huge pages and memory files need support of their own. */
+function wantedFeatures(blocks: readonly RamBlock[]): Feature[] {
+  const huge = blocks.some((block) => block.ratio > 1)
+  return ['THREAD_ID', ...(huge ? (['MISSING_HUGETLBFS'] as const) : [])]
+}
+
+function assertSameShape(guest: GuestHandle, machine: string, shapes: readonly RamBlockShape[]): void {
+  const differs = (what: string): never => {
+    throw new GuestError(`the guest made here does not fit the one that comes: ${what}`)
+  }
+  if (guest.machine !== machine) differs(`it is a ${guest.machine}, not a ${machine}`)
+  if (guest.blocks.length !== shapes.length)
+    differs(`${guest.blocks.length} RAM blocks, not ${shapes.length}`)
+  for (const shape of shapes) {
+    const block = guest.blocks.find((b) => b.name === shape.name)
+    if (block === undefined) return differs(`it has no RAM block "${shape.name}"`)
+    if (block.length !== shape.length)
+      differs(`RAM block "${shape.name}" has ${block.length} bytes, not ${shape.length}`)
+    if (block.pageSize !== shape.pageSize)
+      differs(`RAM block "${shape.name}" has pages of ${block.pageSize} bytes`)
+    if (block.backing === 'shared') {
+      throw new HostUnsupportedError(
+        `RAM block "${shape.name}" is mapped shared: another process could touch it without being stopped at absent pages`,
+      )
+    }
+  }
+}
+
+/** Messages of other threads may be a turn of the event loop late. */
+async function settled(condition: () => boolean): Promise<void> {
+  for (let i = 0; i < 100 && !condition(); i++) await new Promise((resolve) => setTimeout(resolve, 2))
+}

@@ -1,0 +1,75 @@
+// Reads the body of a RAM section and hands each page to the placer. Stream thread.
+
+import { ProtocolError } from '../errors.js'
+import { type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
+import { createRamRecord, RAM_RECORD_BYTES_MAX, type RamRecord, readRamRecord } from '../wire/ram-stream.js'
+import type { StreamReader } from '../wire/reader.js'
+import type { Placer } from './placer.js'
+
+export interface RamLoader {
+  /** Reads records up to the EOS that ends the body. @throws ProtocolError, ChannelError */
+  loadBody(): void
+}
+
+export function createRamLoader(
+  reader: StreamReader,
+  blocks: readonly RamBlock[],
+  placer: Placer,
+): RamLoader {
+  const byName = new Map(blocks.map((block) => [block.name, block]))
+  const record = createRamRecord()
+  // The block of the record before; it holds over the ends of sections.
+  let block: RamBlock | undefined
+
+  function refuse(what: string, got: string): never {
+    throw new ProtocolError(what, { offset: reader.streamOffset, record: 'ram page record', got })
+  }
+
+  function targetPage(r: RamRecord): number {
+    if (r.blockName !== undefined) {
+      block = byName.get(r.blockName)
+      if (block === undefined) refuse('page of a RAM block that does not exist', `"${r.blockName}"`)
+    } else if (block === undefined) {
+      refuse('the first page does not name its RAM block', 'CONTINUE')
+    }
+    if (r.offset >= block.length) refuse(`page outside of RAM block "${block.name}"`, `offset ${r.offset}`)
+    return r.offset / TARGET_PAGE_BYTES
+  }
+
+  return {
+    loadBody() {
+      for (;;) {
+        // The next record may make the reader refill its buffer, and a joined run points into it. It is also the moment
+        // before the thread may block: whatever has come so far belongs into RAM.
+        if (reader.available < RAM_RECORD_BYTES_MAX) placer.flush()
+        readRamRecord(reader, record)
+        switch (record.kind) {
+          case 'page': {
+            const page = targetPage(record)
+            placer.page(block!, page, record.dataAt, reader.streamOffset)
+            break
+          }
+          case 'zero': {
+            if (record.fill !== 0) refuse('a zero page is filled with something else', `byte ${record.fill}`)
+            const page = targetPage(record)
+            placer.zeroPage(block!, page, reader.streamOffset)
+            break
+          }
+          case 'xbzrle': {
+            const page = targetPage(record)
+            const delta = reader.bytes.subarray(record.dataAt, record.dataAt + record.dataLength)
+            placer.delta(block!, page, delta, reader.streamOffset)
+            break
+          }
+          case 'multifd-flush':
+            break // without multifd channels it says nothing
+          case 'eos':
+            placer.flush()
+            return
+          default:
+            refuse('a kind of RAM record that cannot be taken here', record.kind)
+        }
+      }
+    },
+  }
+}

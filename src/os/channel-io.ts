@@ -1,0 +1,104 @@
+// Bytes through a connected socket, by descriptor. Engine threads: `readSome` and `sendAll` block, the `try` ones never.
+//
+// Nothing here allocates: message structures are made once a thread.
+
+import { ChannelError, SystemError } from '../errors.js'
+import { check, errno, errnoName, errnoOf, libc } from './libc.js'
+import { LINUX, MSGHDR } from './linux-abi.js'
+import { type NativeBuffer, nativeBuffer, setU64 } from './memory.js'
+
+/** NOSIGNAL: a closed peer is an error to be returned, not a signal. */
+const { MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, SIOCOUTQ } = LINUX
+
+const EAGAIN = errnoOf('EAGAIN')
+/** What the peer or the network can do to us. Anything else is a fault of ours or of the host. */
+const LOST = [
+  'ECONNRESET',
+  'EPIPE',
+  'ETIMEDOUT',
+  'ECONNABORTED',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ENETDOWN',
+  'ENOTCONN',
+]
+const LOST_NUMBERS = new Set(LOST.map(errnoOf))
+
+/** The error for a failed transfer, from errno: ChannelError if the connection is lost, otherwise SystemError. */
+function transferError(call: string, fd: number): Error {
+  const number = errno()
+  const name = errnoName(number)
+  if (LOST_NUMBERS.has(number))
+    return new ChannelError(`connection lost: ${call} on descriptor ${fd}: ${name}`)
+  return new SystemError(call, name, `descriptor ${fd}`)
+}
+
+/** Block until there are bytes and read at most `max` of them to `address`; 0 at the end of the stream. */
+export function readSome(fd: number, address: number, max: number): number {
+  const bytes = libc().recv(fd, address, max, 0)
+  if (bytes === -1) throw transferError('recv', fd)
+  return bytes
+}
+
+/** The same without blocking; 0 is the end of the stream. */
+export function tryRead(fd: number, address: number, max: number): number | 'again' {
+  const bytes = libc().recv(fd, address, max, MSG_DONTWAIT)
+  return bytes === -1 ? againOrThrow('recv', fd) : bytes
+}
+
+function againOrThrow(call: string, fd: number): 'again' {
+  if (errno() === EAGAIN) return 'again'
+  throw transferError(call, fd)
+}
+
+/** Block until the kernel has taken all bytes. */
+export function sendAll(fd: number, bytes: Uint8Array): void {
+  const { sendBytes } = libc()
+  let done = 0
+  while (done < bytes.length) {
+    const rest = done === 0 ? bytes : bytes.subarray(done)
+    const sent = sendBytes(fd, rest, rest.length, MSG_NOSIGNAL)
+    if (sent === -1) throw transferError('send', fd)
+    done += sent
+  }
+}
+
+/** Bytes taken by the kernel, perhaps fewer than `length`. */
+export function trySend(fd: number, address: number, length: number): number | 'again' {
+  const sent = libc().send(fd, address, length, MSG_DONTWAIT | MSG_NOSIGNAL)
+  return sent === -1 ? againOrThrow('send', fd) : sent
+}
+
+let message: NativeBuffer | undefined
+
+/**
+ * Send `count` (at most 1024) struct iovec, {u64 address, u64 length} each, from `iovecAddress`.
+ * Answers the bytes taken, perhaps fewer than all, and perhaps ending in the middle of an element.
+ */
+export function trySendVector(fd: number, iovecAddress: number, count: number): number | 'again' {
+  message ??= nativeBuffer(MSGHDR.size)
+  setU64(message.words, MSGHDR.word.msg_iov, iovecAddress)
+  setU64(message.words, MSGHDR.word.msg_iovlen, count)
+  const sent = libc().sendmsg(fd, message.address, MSG_DONTWAIT | MSG_NOSIGNAL)
+  return sent === -1 ? againOrThrow('sendmsg', fd) : sent
+}
+
+let queued: NativeBuffer | undefined
+
+/** Bytes given to the kernel that the peer's kernel does not have yet. */
+export function unsentBytes(fd: number): number {
+  queued ??= nativeBuffer(8)
+  check('ioctl SIOCOUTQ', libc().ioctl(fd, SIOCOUTQ, queued.address), `descriptor ${fd}`)
+  return queued.words[0]!
+}
+
+/** End both directions. A thread that is blocked on the descriptor wakes up and sees the end. Safe at any time. */
+export function shutdownChannel(fd: number): void {
+  if (libc().shutdown(fd, SHUT_RDWR) === -1 && errno() !== errnoOf('ENOTCONN'))
+    throw transferError('shutdown', fd)
+}
+
+/** Close once, and only when no other thread uses the number: the kernel gives it to the next opener. */
+export function closeFd(fd: number): void {
+  check('close', libc().close(fd), `descriptor ${fd}`)
+}

@@ -1,0 +1,227 @@
+// Making byte channels: listen, accept, connect; descriptors of connected, blocking stream sockets come out.
+// Engine threads, because accepting and connecting block; a wake descriptor ends the wait. `listenOn` does not block.
+
+import { fstatSync, statSync, unlinkSync } from 'node:fs'
+import { ChannelError, SystemError, UsageError } from '../errors.js'
+import { check, errno, errnoName, errnoOf, libc } from './libc.js'
+import { LINUX } from './linux-abi.js'
+import { nativeBuffer } from './memory.js'
+import { createPoll, POLL_EVENTS } from './poll.js'
+import { boundPort, resolve, type SocketAddress } from './socket-address.js'
+import { type ChannelUri, formatUri, parseUri } from './uri.js'
+
+export {
+  closeFd,
+  readSome,
+  sendAll,
+  shutdownChannel,
+  tryRead,
+  trySend,
+  trySendVector,
+  unsentBytes,
+} from './channel-io.js'
+export { type ChannelUri, formatUri, parseUri } from './uri.js'
+
+const { SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET } = LINUX
+/** Connections waiting to be accepted: two are used at most (postcopy-preempt), the others are mistakes. */
+const BACKLOG = 4
+
+export interface Listener {
+  readonly fd: number
+  /** With the port that the kernel chose if 0 was asked for. */
+  readonly uri: string
+  /** Idempotent. Removes a unix socket's path. */
+  close(): void
+}
+
+/** Listen. `fd:N` may be a listening socket, or a connected one, which `acceptOn` hands out. @throws ChannelError */
+export function listenOn(text: string | ChannelUri): Listener {
+  const uri = typeof text === 'string' ? parseUri(text) : text
+  if (uri.kind === 'fd') {
+    assertSocket(uri.fd)
+    return listener(uri.fd, uri)
+  }
+  if (uri.kind === 'unix') removeStaleSocket(uri.path)
+  let error: Error | undefined
+  for (const address of resolve(uri, true)) {
+    // Non-blocking: who connected may have gone before accept, which must not wait for the next one then.
+    const fd = openSocket(address.family, SOCK_NONBLOCK)
+    setOption(fd, SOL_SOCKET, LINUX.SO_REUSEADDR)
+    const { buffer, length } = address
+    if (libc().bind(fd, buffer.address, length) === 0 && libc().listen(fd, BACKLOG) === 0) {
+      return listener(fd, uri.kind === 'tcp' ? { ...uri, port: boundPort(fd) ?? uri.port } : uri)
+    }
+    error ??= listenError(uri)
+    libc().close(fd)
+  }
+  throw error ?? new ChannelError(`${formatUri(uri)}: no address to listen on`)
+}
+
+function listener(fd: number, uri: ChannelUri): Listener {
+  let open = true
+  return {
+    fd,
+    uri: formatUri(uri),
+    close() {
+      if (!open) return
+      open = false
+      libc().close(fd)
+      if (uri.kind === 'unix') removePath(uri.path)
+    },
+  }
+}
+
+function listenError(uri: ChannelUri): Error {
+  const name = errnoName(errno())
+  const advice: Readonly<Record<string, string>> = {
+    EADDRINUSE: 'something listens there already; choose another port, or 0 for any',
+    EADDRNOTAVAIL: 'this host has no such address',
+    EACCES: 'not allowed; ports below 1024 need a right, paths a writable directory',
+    ENOENT: 'the directory does not exist',
+  }
+  return new ChannelError(
+    `cannot listen on ${formatUri(uri)}: ${name}${advice[name] ? ` (${advice[name]})` : ''}`,
+  )
+}
+
+/** A path left behind by a process that died is removed; one that somebody serves, or that is no socket, is not. */
+function removeStaleSocket(path: string): void {
+  const stat = statSync(path, { throwIfNoEntry: false })
+  if (stat === undefined) return
+  if (!stat.isSocket()) throw new UsageError(`unix:${path}: the path exists and is not a socket`)
+  const [address] = resolve({ kind: 'unix', path }, false)
+  const fd = openSocket(address!.family, SOCK_NONBLOCK)
+  const refused =
+    libc().connect(fd, address!.buffer.address, address!.length) === -1 && errno() === errnoOf('ECONNREFUSED')
+  libc().close(fd)
+  if (!refused) throw new ChannelError(`cannot listen on unix:${path}: another process listens there`)
+  removePath(path)
+}
+
+function removePath(path: string): void {
+  try {
+    unlinkSync(path)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+  }
+}
+
+/**
+ * Block until somebody connects; the new descriptor, or `woken` when `wakeFd` becomes readable.
+ * @throws ChannelError after `timeoutMs` (default: no limit)
+ */
+export function acceptOn(listenFd: number, wakeFd: number, timeoutMs = -1): number | 'woken' {
+  // Handed in connected: the caller owns the answer, so it gets a descriptor of its own.
+  if (getOption(listenFd, LINUX.SO_ACCEPTCONN) === 0) return duplicate(listenFd)
+  const poll = createPoll(2)
+  poll.set(0, listenFd, POLL_EVENTS.in)
+  poll.set(1, wakeFd, POLL_EVENTS.in)
+  for (;;) {
+    if (poll.wait(timeoutMs) === 0) throw new ChannelError(`nobody connected within ${timeoutMs} ms`)
+    if (poll.readable(1)) return 'woken'
+    const fd = libc().accept4(listenFd, 0, 0, SOCK_CLOEXEC)
+    if (fd !== -1) return prepare(fd)
+    // The one who knocked has gone again before we opened.
+    const name = errnoName(errno())
+    if (name !== 'ECONNABORTED' && name !== 'EAGAIN') throw new SystemError('accept4', name)
+  }
+}
+
+export interface ConnectOptions {
+  /** Ends the wait when it becomes readable. */
+  readonly wakeFd?: number
+  readonly timeoutMs: number
+}
+
+/** Block until connected. `fd:N` answers N itself: it is the caller's now. @throws ChannelError if refused, too late or woken; it names the URI. */
+export function connectTo(text: string | ChannelUri, options: ConnectOptions): number {
+  const uri = typeof text === 'string' ? parseUri(text) : text
+  if (uri.kind === 'fd') {
+    assertSocket(uri.fd)
+    return prepare(uri.fd)
+  }
+  let error: Error | undefined
+  for (const address of resolve(uri, false)) {
+    const fd = openSocket(address.family, SOCK_NONBLOCK)
+    const failure = tryConnect(fd, address, options)
+    if (failure === undefined) return prepare(fd)
+    libc().close(fd)
+    // The first address is the preferred one: its failure tells most.
+    error ??= connectError(uri, failure, options.timeoutMs)
+    if (failure === 'woken') break
+  }
+  throw error ?? new ChannelError(`${formatUri(uri)}: no address to connect to`)
+}
+
+/** Undefined when connected; otherwise `woken`, `timeout` or the errno's name. */
+function tryConnect(fd: number, address: SocketAddress, options: ConnectOptions): string | undefined {
+  if (libc().connect(fd, address.buffer.address, address.length) === 0) return undefined
+  const name = errnoName(errno())
+  if (name !== 'EINPROGRESS') return name
+  const poll = createPoll(2)
+  poll.set(0, fd, POLL_EVENTS.out)
+  poll.set(1, options.wakeFd ?? -1, POLL_EVENTS.in)
+  if (poll.wait(options.timeoutMs) === 0) return 'timeout'
+  if (poll.readable(1)) return 'woken'
+  const result = getOption(fd, LINUX.SO_ERROR)
+  return result === 0 ? undefined : errnoName(result)
+}
+
+function connectError(uri: ChannelUri, failure: string, timeoutMs: number): ChannelError {
+  const advice: Readonly<Record<string, string>> = {
+    ECONNREFUSED: 'nobody listens there; start the receiver first, or check host and port',
+    ENOENT: 'no such socket; start the receiver first, or check the path',
+    EAGAIN: 'the receiver takes no more connections now',
+    timeout: `no answer within ${timeoutMs} ms; check the host and its firewall`,
+    woken: 'given up on request',
+  }
+  return new ChannelError(
+    `cannot connect to ${formatUri(uri)}: ${failure}${advice[failure] ? ` (${advice[failure]})` : ''}`,
+  )
+}
+
+function openSocket(family: number, flags: number): number {
+  return check('socket', libc().socket(family, SOCK_STREAM | SOCK_CLOEXEC | flags, 0))
+}
+
+/** Blocking, and small messages leave at once. */
+function prepare(fd: number): number {
+  const flags = check('fcntl F_GETFL', libc().fcntl(fd, LINUX.F_GETFL, 0))
+  check('fcntl F_SETFL', libc().fcntl(fd, LINUX.F_SETFL, flags & ~LINUX.O_NONBLOCK))
+  if (boundPort(fd) !== undefined) setOption(fd, LINUX.IPPROTO_TCP, LINUX.TCP_NODELAY)
+  return fd
+}
+
+function duplicate(fd: number): number {
+  return prepare(
+    check('fcntl F_DUPFD_CLOEXEC', libc().fcntl(fd, LINUX.F_DUPFD_CLOEXEC, 3), `descriptor ${fd}`),
+  )
+}
+
+function assertSocket(fd: number): void {
+  let isSocket = false
+  try {
+    isSocket = fstatSync(fd).isSocket()
+  } catch (cause) {
+    throw new UsageError(`fd:${fd} is not open in this process (${(cause as NodeJS.ErrnoException).code})`)
+  }
+  if (!isSocket) throw new UsageError(`fd:${fd} is not a socket; pass a connected or listening stream socket`)
+}
+
+function setOption(fd: number, level: number, option: number): void {
+  const one = nativeBuffer(8)
+  one.words[0] = 1
+  check('setsockopt', libc().setsockopt(fd, level, option, one.address, 4), `option ${option}`)
+}
+
+function getOption(fd: number, option: number): number {
+  const value = nativeBuffer(8)
+  const length = nativeBuffer(8)
+  length.words[0] = 4
+  check(
+    'getsockopt',
+    libc().getsockopt(fd, SOL_SOCKET, option, value.address, length.address),
+    `option ${option}`,
+  )
+  return value.words[0]!
+}

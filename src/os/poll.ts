@@ -1,0 +1,50 @@
+// poll(2) over a fixed set of descriptors. Any engine thread; one poll set belongs to one thread.
+
+import { check, libc } from './libc.js'
+import { LINUX, POLLFD } from './linux-abi.js'
+import { nativeBuffer } from './memory.js'
+
+/** Bits of struct pollfd's events and revents. */
+export const POLL_EVENTS = {
+  in: LINUX.POLLIN,
+  out: LINUX.POLLOUT,
+  error: LINUX.POLLERR,
+  hangUp: LINUX.POLLHUP,
+  invalid: LINUX.POLLNVAL,
+} as const
+
+export interface Poll {
+  /** Watch `fd` in slot `index` for `events` (bits of POLL_EVENTS); -1 leaves the slot out. */
+  set(index: number, fd: number, events: number): void
+  /** Block until a slot is ready; number of ready slots, 0 after `timeoutMs` (-1: no limit). */
+  wait(timeoutMs: number): number
+  /** A read will not block: data, or the end or an error that the read will report. */
+  readable(index: number): boolean
+  writable(index: number): boolean
+  /** The peer is gone, or the descriptor is in error or not open. */
+  hungUp(index: number): boolean
+}
+
+export function createPoll(slots: number): Poll {
+  const set = nativeBuffer(slots * POLLFD.size)
+  const fds = new Int32Array(set.bytes.buffer)
+  const halves = new Uint16Array(set.bytes.buffer)
+  fds.fill(-1)
+  const fdAt = (index: number) => (index * POLLFD.size) / 4
+  const eventsAt = (index: number) => (index * POLLFD.size + POLLFD.at.events) / 2
+  const returnedAt = (index: number) => (index * POLLFD.size + POLLFD.at.revents) / 2
+  const { poll } = libc()
+  const returned = (index: number) => halves[returnedAt(index)]!
+  const { in: IN, out: OUT, error, hangUp, invalid } = POLL_EVENTS
+  return {
+    set(index, fd, events) {
+      fds[fdAt(index)] = fd
+      halves[eventsAt(index)] = events
+      halves[returnedAt(index)] = 0
+    },
+    wait: (timeoutMs) => check('poll', poll(set.address, slots, timeoutMs)),
+    readable: (index) => (returned(index) & (IN | hangUp | error | invalid)) !== 0,
+    writable: (index) => (returned(index) & OUT) !== 0,
+    hungUp: (index) => (returned(index) & (hangUp | error | invalid)) !== 0,
+  }
+}

@@ -1,0 +1,103 @@
+// One bit a target page. A bitmap has one writer; others may read it while it changes (shared memory).
+//
+// Plain loads and stores, no Atomics: a reader that is a moment late asks for a page once too often or looks again,
+// and every write that matters to another thread stands beside a system call, which orders it.
+
+export interface Bitmap {
+  /** Bits. */
+  readonly length: number
+  /** 32 bits a word, bit i of the bitmap is bit i%32 of word i/32: on a little-endian host also byte i/8, bit i%8. */
+  readonly words: Uint32Array
+  get(bit: number): boolean
+  set(bit: number): void
+  clear(bit: number): void
+  setRange(start: number, end: number): void
+  clearRange(start: number, end: number): void
+  /** First set bit at or after `from`, or -1. */
+  nextSet(from: number): number
+  /** First clear bit at or after `from`, or `length`. */
+  nextClear(from: number): number
+  /** Set bits. */
+  count(): number
+  /** True when any bit of [start, end) is set. */
+  any(start: number, end: number): boolean
+}
+
+export const bitmapBytes = (length: number): number => Math.ceil(length / 32) * 4
+
+export function createBitmap(
+  length: number,
+  memory: ArrayBuffer | SharedArrayBuffer = new ArrayBuffer(bitmapBytes(length)),
+): Bitmap {
+  const words = new Uint32Array(memory, 0, Math.ceil(length / 32))
+
+  function fill(start: number, end: number, value: boolean): void {
+    for (let bit = start; bit < end; ) {
+      const at = bit & 31
+      const span = Math.min(32 - at, end - bit)
+      const index = bit >>> 5
+      if (span === 32) words[index] = value ? 0xffff_ffff : 0
+      else {
+        const mask = ((1 << span) - 1) << at
+        words[index] = value ? words[index]! | mask : words[index]! & ~mask
+      }
+      bit += span
+    }
+  }
+
+  /** First bit at or after `from` whose word, xored with `flip`, has it set. `length` when there is none. */
+  function next(from: number, flip: number): number {
+    if (from >= length) return length
+    let index = from >>> 5
+    let word = (words[index]! ^ flip) & (-1 << (from & 31))
+    while (word === 0) {
+      index++
+      if (index >= words.length) return length
+      word = words[index]! ^ flip
+    }
+    return Math.min(length, index * 32 + 31 - Math.clz32(word & -word))
+  }
+
+  return {
+    length,
+    words,
+    get: (bit) => (words[bit >>> 5]! & (1 << (bit & 31))) !== 0,
+    set: (bit) => {
+      words[bit >>> 5]! |= 1 << (bit & 31)
+    },
+    clear: (bit) => {
+      words[bit >>> 5]! &= ~(1 << (bit & 31))
+    },
+    setRange: (start, end) => fill(start, end, true),
+    clearRange: (start, end) => fill(start, end, false),
+    nextSet: (from) => {
+      const bit = next(from, 0)
+      return bit === length ? -1 : bit
+    },
+    nextClear: (from) => next(from, -1),
+    count: () => {
+      let total = 0
+      for (const word of words) total += popcount(word)
+      return total
+    },
+    any: (start, end) => {
+      const bit = next(start, 0)
+      return bit < Math.min(end, length)
+    },
+  }
+}
+
+/** Calls `onRun(start, end)` for each maximal run of set bits, ascending. */
+export function eachRun(bitmap: Bitmap, onRun: (start: number, end: number) => void): void {
+  for (let start = bitmap.nextSet(0); start >= 0; ) {
+    const end = bitmap.nextClear(start)
+    onRun(start, end)
+    start = end >= bitmap.length ? -1 : bitmap.nextSet(end)
+  }
+}
+
+function popcount(word: number): number {
+  let v = word - ((word >>> 1) & 0x5555_5555)
+  v = (v & 0x3333_3333) + ((v >>> 2) & 0x3333_3333)
+  return Math.imul((v + (v >>> 4)) & 0x0f0f_0f0f, 0x0101_0101) >>> 24
+}

@@ -1,0 +1,124 @@
+// The source's side of the connection: waits for the socket, the return path and the wake descriptor in one poll, takes
+// what comes in, and keeps what the rest of the source asks about it. Source thread.
+
+import { ChannelError, ProtocolError } from '../errors.js'
+import { tryRead } from '../os/channel.js'
+import { mapAnonymous, viewOf } from '../os/mapping.js'
+import { createPoll, POLL_EVENTS } from '../os/poll.js'
+import type { Wake } from '../os/wake.js'
+import { trace } from '../trace.js'
+import { createReturnPathParser, type ReturnMessage } from '../wire/messages.js'
+
+const READ_BYTES = 4096
+
+export interface LinkHandlers {
+  /** A page request; `block` is resolved (the last named one for REQ_PAGES). */
+  onRequest(block: string, start: number, length: number): void
+  /** True while requests can be taken in. */
+  canTakeRequests(): boolean
+  onPong(value: number): void
+  /** The wake descriptor was signalled: look for orders from the main thread. May throw to end what is under way. */
+  onWake(): void
+}
+
+export interface Link {
+  /** Wait up to `timeoutMs` (-1: for ever) for anything to happen, or for room to send, and handle it. */
+  pump(timeoutMs: number, untilWritable?: boolean): void
+  /** Pump until `done()`. @throws ChannelError when that takes longer than `timeoutMs`. */
+  pumpUntil(done: () => boolean, timeoutMs: number, waitingFor: string): void
+  /** The value of SHUT, once it has come. */
+  readonly shut: number | undefined
+  close(): void
+}
+
+export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link {
+  const buffer = mapAnonymous(READ_BYTES)
+  const bytes = viewOf(buffer.address, READ_BYTES)
+  const poll = createPoll(2)
+  poll.set(1, wake.fd, POLL_EVENTS.in)
+  let shut: number | undefined
+  let ended = false
+  let lastBlock: string | undefined
+
+  const parser = createReturnPathParser(receive)
+
+  function receive(message: ReturnMessage): void {
+    switch (message.name) {
+      case 'PONG':
+        trace('source_return_path_pong', message.value)
+        handlers.onPong(message.value)
+        break
+      case 'SHUT':
+        trace('source_return_path_shut', message.value)
+        shut = message.value
+        if (shut !== 0)
+          throw new ChannelError('the destination reports that it failed; its own output says why')
+        break
+      case 'REQ_PAGES_ID':
+        lastBlock = message.block
+        handlers.onRequest(message.block, message.start, message.length)
+        break
+      case 'REQ_PAGES':
+        if (lastBlock === undefined)
+          throw new ProtocolError('a page request names no block and none came before it', {
+            offset: 0,
+            record: 'REQ_PAGES',
+          })
+        handlers.onRequest(lastBlock, message.start, message.length)
+        break
+      case 'SWITCHOVER_ACK':
+        break // allowed, and nothing here waits for it
+      default:
+        throw new ProtocolError(`unexpected return-path message ${message.name}`, {
+          offset: 0,
+          record: message.name,
+        })
+    }
+  }
+
+  function readReturnPath(): void {
+    while (handlers.canTakeRequests()) {
+      const count = tryRead(fd, buffer.address, READ_BYTES)
+      if (count === 'again') return
+      if (count === 0) {
+        ended = true
+        return
+      }
+      parser.feed(bytes.subarray(0, count))
+    }
+  }
+
+  function pump(timeoutMs: number, untilWritable = false): void {
+    const listening = !ended && handlers.canTakeRequests()
+    poll.set(0, fd, (listening ? POLL_EVENTS.in : 0) | (untilWritable ? POLL_EVENTS.out : 0))
+    poll.wait(timeoutMs)
+    if (poll.readable(1)) {
+      wake.drain()
+      handlers.onWake()
+    }
+    if (listening && (poll.readable(0) || poll.hungUp(0))) readReturnPath()
+    // After SHUT the peer may close as it likes; before it, the end of the return path is the end of the peer.
+    if (ended && shut === undefined) {
+      throw new ChannelError('the destination closed the connection; it failed, or its process was ended')
+    }
+  }
+
+  return {
+    pump,
+    pumpUntil(done, timeoutMs, waitingFor) {
+      const deadline = performance.now() + timeoutMs
+      while (!done()) {
+        const left = deadline - performance.now()
+        if (left <= 0)
+          throw new ChannelError(`the destination did not answer within ${timeoutMs} ms: ${waitingFor}`)
+        pump(Math.ceil(Math.min(left, 1000)))
+      }
+    },
+    get shut() {
+      return shut
+    },
+    close() {
+      buffer.unmap()
+    },
+  }
+}

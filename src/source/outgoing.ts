@@ -1,0 +1,240 @@
+// The state of an outgoing migration, and the steps that precopy and postcopy share. Source thread.
+
+import { CancelledError, ProtocolError } from '../errors.js'
+import type { GuestRemote } from '../guest/guest-remote.js'
+import type { Machine } from '../machine.js'
+import { monotonicUs } from '../os/clock.js'
+import type { Wake } from '../os/wake.js'
+import { type Bitmap, createBitmap } from '../ram/bitmap.js'
+import { pageSizeSummary, type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
+import { createDirtyLog, type DirtyLog } from '../ram/dirty-log.js'
+import { createZeroTest } from '../ram/zero.js'
+import type { Stats } from '../stats.js'
+import { trace, tracing } from '../trace.js'
+import { encodeCommand } from '../wire/messages.js'
+import { encodeRamSetup } from '../wire/ram-setup.js'
+import { encodeConfiguration, encodeFooter, encodeHeader, encodeSectionStart } from '../wire/sections.js'
+import { createLink, type Link } from './link.js'
+import { createPacer, type Pacer } from './pacer.js'
+import { createPageOrder, type PageOrder } from './page-order.js'
+import type { SOURCE_STATS } from './report.js'
+import { createSender, type Sender } from './sender.js'
+import type { SOURCE_STATUS } from './status.js'
+import { createPushWindow, type PushWindow } from './window.js'
+
+/** Section ids are the sender's to choose; the guest's own device sections count on from here. */
+export const RAM_SECTION_ID = 1
+
+/** PING values. 1 to 4 stand where QEMU's stand; from CHUNKS on each pushed chunk has one. */
+export const PING = {
+  start: 1,
+  discarded: 2,
+  loaded: 3,
+  packageSent: 4,
+  ready: 5,
+  earlyDiscards: 6,
+  chunks: 0x1000,
+} as const
+
+/** What the main thread may ask for while the migration is under way. */
+export type Order =
+  | { readonly order: 'cancel' }
+  | { readonly order: 'start-postcopy' }
+  | { readonly order: 'bandwidth'; readonly precopy?: number; readonly postcopy?: number }
+
+export interface OutgoingOptions {
+  readonly machine: string
+  readonly postcopy: 'now' | 'auto' | 'never'
+  /** How long the guest may stand still at the end of precopy, ms. */
+  readonly downtimeLimitMs: number
+  /** Bytes a second, 0 = no limit. */
+  readonly maxBandwidth: number
+  readonly maxPostcopyBandwidth: number
+  /** How long the destination may take to make RAM ready, ms. */
+  readonly setupTimeoutMs: number
+}
+
+export interface Outgoing {
+  readonly options: OutgoingOptions
+  readonly blocks: readonly RamBlock[]
+  readonly guest: GuestRemote
+  readonly status: Machine<typeof SOURCE_STATUS>
+  readonly stats: Stats<(typeof SOURCE_STATS)[number]>
+  readonly link: Link
+  readonly sender: Sender
+  readonly order: PageOrder
+  readonly window: PushWindow
+  readonly pacer: Pacer
+  /** Still to send: never sent, or written since. */
+  readonly dirty: readonly Bitmap[]
+  /** The kernel has memory for it; what has not is zero, and is not looked at. */
+  readonly populated: readonly Bitmap[]
+  /** Empty between two looks at the dirty log. */
+  readonly written: readonly Bitmap[]
+  readonly dirtyLog: DirtyLog
+  /** `start-postcopy` was ordered. */
+  switchWanted: boolean
+  /** The package is on its way: cancelling is no longer possible, RAM here is no longer the guest's. */
+  committed: boolean
+  /** PINGs answered, and when (CLOCK_MONOTONIC, µs). */
+  readonly pongs: Map<number, number>
+  close(): void
+}
+
+interface OutgoingParts {
+  readonly fd: number
+  readonly wake: Wake
+  readonly options: OutgoingOptions
+  readonly blocks: readonly RamBlock[]
+  readonly guest: GuestRemote
+  readonly status: Machine<typeof SOURCE_STATUS>
+  readonly stats: Stats<(typeof SOURCE_STATS)[number]>
+  takeOrders(): Order[]
+}
+
+export function createOutgoing(parts: OutgoingParts): Outgoing {
+  const { blocks, options, stats } = parts
+  const dirty = blocks.map((block) => createBitmap(block.pages))
+  const populated = blocks.map((block) => createBitmap(block.pages))
+  const byName = new Map(blocks.map((block) => [block.name, block]))
+  const order = createPageOrder(blocks, dirty, () => outgoing.committed)
+  const window = createPushWindow()
+  const pacer = createPacer(options.maxBandwidth, performance.now())
+  const pongs = new Map<number, number>()
+
+  function onRequest(name: string, start: number, length: number): void {
+    stats.requests++
+    if (tracing()) trace('migrate_handle_rp_req_pages', name, start, length)
+    const block = byName.get(name)
+    const bad = (what: string): never => {
+      throw new ProtocolError(`the destination asked for ${what}`, {
+        offset: 0,
+        record: 'REQ_PAGES',
+        got: `block "${name}", start ${start}, length ${length}`,
+      })
+    }
+    if (block === undefined) return bad('a page of a RAM block that does not exist')
+    if (start % TARGET_PAGE_BYTES !== 0 || length % TARGET_PAGE_BYTES !== 0) bad('pages that are not aligned')
+    if (length === 0 || start + length > block.length) bad('pages outside of the RAM block')
+    if (!order.request(block.index, start / TARGET_PAGE_BYTES, length / TARGET_PAGE_BYTES))
+      bad('too many pages at once')
+  }
+
+  function onWake(): void {
+    for (const message of parts.takeOrders()) {
+      if (message.order === 'cancel') {
+        if (!outgoing.committed) throw new CancelledError()
+      } else if (message.order === 'start-postcopy') {
+        outgoing.switchWanted = true
+      } else {
+        limits.precopy = message.precopy ?? limits.precopy
+        limits.postcopy = message.postcopy ?? limits.postcopy
+        pacer.bytesPerSecond = outgoing.committed ? limits.postcopy : limits.precopy
+      }
+    }
+  }
+
+  const limits = { precopy: options.maxBandwidth, postcopy: options.maxPostcopyBandwidth }
+  const link = createLink(parts.fd, parts.wake, {
+    onRequest,
+    // One read holds a few hundred requests; leave room for them.
+    canTakeRequests: () => order.queued < 60_000,
+    onPong(value) {
+      const nowUs = monotonicUs()
+      if (!window.acknowledged(value, nowUs)) pongs.set(value, nowUs)
+    },
+    onWake,
+  })
+  const sender = createSender(parts.fd, RAM_SECTION_ID, () => link.pump(-1, true))
+  let committed = false
+
+  const outgoing: Outgoing = {
+    ...parts,
+    link,
+    sender,
+    order,
+    window,
+    pacer,
+    dirty,
+    populated,
+    written: blocks.map((block) => createBitmap(block.pages)),
+    dirtyLog: createDirtyLog(blocks),
+    switchWanted: false,
+    pongs,
+    get committed() {
+      return committed
+    },
+    set committed(value) {
+      committed = value
+      pacer.bytesPerSecond = value ? limits.postcopy : limits.precopy
+    },
+    close() {
+      outgoing.dirtyLog.close()
+      sender.close()
+      link.close()
+    },
+  }
+  return outgoing
+}
+
+/**
+ * Everything up to the RAM block list, and the wait until the destination has made its RAM ready: a guest that is
+ * stopped before that would stand still while the other side allocates.
+ */
+export function sendPrefix(o: Outgoing): void {
+  const { sender, blocks, options } = o
+  const postcopy = options.postcopy !== 'never'
+  sender.control(encodeHeader())
+  sender.control(encodeConfiguration({ machine: options.machine }))
+  sender.control(encodeCommand({ name: 'OPEN_RETURN_PATH' }))
+  sender.control(encodeCommand({ name: 'PING', value: PING.start }))
+  if (postcopy) {
+    sender.control(
+      encodeCommand({
+        name: 'POSTCOPY_ADVISE',
+        sizes: { pageSizeSummary: pageSizeSummary(blocks), targetPageSize: TARGET_PAGE_BYTES },
+      }),
+    )
+  }
+  sender.control(encodeSectionStart({ id: RAM_SECTION_ID, idstr: 'ram', instance: 0, version: 4 }))
+  sender.control(encodeRamSetup(blocks, { postcopy, hostPageSize: TARGET_PAGE_BYTES }))
+  sender.control(encodeFooter(RAM_SECTION_ID))
+  sender.control(encodeCommand({ name: 'PING', value: PING.ready }))
+  sender.flush()
+  o.link.pumpUntil(() => o.pongs.has(PING.ready), options.setupTimeoutMs, 'making RAM ready')
+}
+
+const zeroTests = new WeakMap<RamBlock, (page: number) => boolean>()
+
+function isZero(o: Outgoing, block: RamBlock, page: number): boolean {
+  if (!o.populated[block.index]!.get(page)) return true
+  let test = zeroTests.get(block)
+  if (test === undefined) {
+    test = createZeroTest(block)
+    zeroTests.set(block, test)
+  }
+  return test(page)
+}
+
+/** Puts the page that `order` has picked into the sender. */
+export function sendPick(o: Outgoing): void {
+  const { blockIndex, page, pages, requested } = o.order.pick
+  const block = o.blocks[blockIndex]!
+  const before = o.sender.bytes
+  for (let p = page; p < page + pages; p++) {
+    if (isZero(o, block, p)) {
+      o.sender.zeroPage(block, p)
+      o.stats.pagesZero++
+    } else {
+      o.sender.page(block, p)
+      o.stats.pagesNormal++
+    }
+  }
+  if (requested) o.stats.pagesRequested += pages
+  o.pacer.charge(o.sender.bytes - before)
+}
+
+/** Bytes of RAM still to send. */
+export function remainingBytes(o: Outgoing): number {
+  return o.dirty.reduce((sum, bitmap) => sum + bitmap.count(), 0) * TARGET_PAGE_BYTES
+}

@@ -1,0 +1,81 @@
+// Precopy: send all of RAM while the guest runs, then what it has written meanwhile, and so on, until the rest is small,
+// or it shows that it never will be, or the switch is ordered. Source thread.
+
+import { TARGET_PAGE_BYTES } from '../ram/block.js'
+import { trace } from '../trace.js'
+import { judge, type PassResult } from './convergence.js'
+import { type Outgoing, remainingBytes, sendPick } from './outgoing.js'
+import type { SwitchReason } from './report.js'
+
+export type PrecopyOutcome =
+  | { readonly finish: 'precopy' }
+  | { readonly finish: 'postcopy'; readonly reason: SwitchReason }
+
+/** Pages between two looks at the return path and the orders. */
+const PAGES_PER_LOOK = 64
+
+export function runPrecopy(o: Outgoing): PrecopyOutcome {
+  for (const [i, block] of o.blocks.entries()) o.dirty[i]!.setRange(0, block.pages)
+  o.dirtyLog.collectPopulated(o.populated)
+  if (o.options.postcopy === 'now') return { finish: 'postcopy', reason: 'at once' }
+  const passes: PassResult[] = []
+  for (;;) {
+    passes.push(runPass(o))
+    if (o.switchWanted) return { finish: 'postcopy', reason: 'ordered' }
+    const verdict = judge(passes, o.options.downtimeLimitMs)
+    if (verdict === 'converged') return { finish: 'precopy' }
+    if (verdict === 'diverges' && o.options.postcopy === 'auto') {
+      return { finish: 'postcopy', reason: 'precopy diverges' }
+    }
+  }
+}
+
+/** Sends every dirty page once, then asks the kernel which have been written since. */
+function runPass(o: Outgoing): PassResult {
+  const startMs = performance.now()
+  const startBytes = o.sender.bytes
+  o.stats.passes++
+  o.order.rewind()
+  for (let pages = 0; !o.switchWanted && o.order.nextScanned(); pages++) {
+    sendPick(o)
+    if (pages % PAGES_PER_LOOK === PAGES_PER_LOOK - 1) look(o)
+  }
+  o.sender.closeSection()
+  o.sender.flush()
+  const sentBytes = o.sender.bytes - startBytes
+  const tookMs = performance.now() - startMs
+  syncDirty(o, true)
+  const dirtyBytes = remainingBytes(o)
+  Object.assign(o.stats, {
+    dirtyBytesLastPass: dirtyBytes,
+    bytesSent: o.sender.bytes,
+    bytesRemaining: dirtyBytes,
+    bytesPerSecond: (sentBytes / Math.max(tookMs, 0.001)) * 1000,
+  })
+  trace('migration_pass', o.stats.passes, dirtyBytes / TARGET_PAGE_BYTES)
+  return { sentBytes, tookMs, dirtyBytes }
+}
+
+function look(o: Outgoing): void {
+  o.link.pump(0)
+  o.stats.bytesSent = o.sender.bytes
+  for (let wait = o.pacer.waitMs(performance.now()); wait > 0; wait = o.pacer.waitMs(performance.now())) {
+    o.sender.flush() // what is charged is sent, or a slow limit would hold it back for nothing
+    if (o.switchWanted) return
+    o.link.pump(wait)
+  }
+}
+
+/** What the guest has written becomes dirty again, and is known to be populated. */
+export function syncDirty(o: Outgoing, again: boolean): void {
+  o.dirtyLog.collect(o.written, again)
+  for (const [i, written] of o.written.entries()) {
+    const dirty = o.dirty[i]!.words
+    const populated = o.populated[i]!.words
+    for (const [w, word] of written.words.entries()) {
+      dirty[w]! |= word
+      populated[w]! |= word
+    }
+    written.clearRange(0, written.length)
+  }
+}

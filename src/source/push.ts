@@ -1,0 +1,58 @@
+// After the switch: requested pages at once, and the rest of RAM in the background, in chunks that never fill the queue
+// in front of a request. Source thread.
+
+import { monotonicUs } from '../os/clock.js'
+import { TARGET_PAGE_BYTES } from '../ram/block.js'
+import { encodeCommand } from '../wire/messages.js'
+import { END_OF_STREAM } from '../wire/sections.js'
+import { type Outgoing, PING, remainingBytes, sendPick } from './outgoing.js'
+
+/** Returns when every page has gone out and the stream is ended. */
+export function pushRemaining(o: Outgoing): void {
+  let chunk = PING.chunks as number
+  const left = remainingBytes(o) + pagesSent(o) * TARGET_PAGE_BYTES
+  for (;;) {
+    o.link.pump(0)
+    serveRequests(o)
+    const room = o.window.room()
+    const pauseMs = o.pacer.waitMs(performance.now())
+    if (room > 0 && pauseMs === 0) {
+      const bytes = pushChunk(o, room)
+      if (bytes === 0) break // nothing is dirty any more
+      o.sender.control(encodeCommand({ name: 'PING', value: chunk }))
+      o.window.sent(chunk++, bytes, monotonicUs())
+      o.sender.flush()
+      report(o, left)
+    } else {
+      o.link.pump(pauseMs > 0 ? pauseMs : -1)
+    }
+  }
+  o.sender.endSection(() => {})
+  o.sender.control(END_OF_STREAM)
+  o.sender.flush()
+  report(o, left)
+}
+
+/** All that is asked for now goes out in one call; what is asked meanwhile is next. */
+function serveRequests(o: Outgoing): void {
+  if (o.order.queued === 0) return
+  while (o.order.nextRequested()) sendPick(o)
+  o.sender.closeSection()
+  o.sender.flush()
+}
+
+/** The next dirty pages of the scan, up to `room` bytes. Returns the bytes; 0 when nothing was dirty. */
+function pushChunk(o: Outgoing, room: number): number {
+  const start = o.sender.bytes
+  while (o.sender.bytes - start < room && o.order.nextScanned()) sendPick(o)
+  return o.sender.bytes - start
+}
+
+const pagesSent = (o: Outgoing): number => o.stats.pagesNormal + o.stats.pagesZero
+
+/** @param total bytes of RAM sent when nothing is left, from the start of the migration. */
+function report(o: Outgoing, total: number): void {
+  o.stats.bytesSent = o.sender.bytes
+  o.stats.windowBytes = o.window.windowBytes
+  o.stats.bytesRemaining = total - pagesSent(o) * TARGET_PAGE_BYTES
+}

@@ -1,0 +1,42 @@
+// What the source counts while it works, and what it reports at the end.
+
+import type { StateOf } from '../machine.js'
+import type { SOURCE_STATUS } from './status.js'
+
+/** Written by the source thread alone. */
+export const SOURCE_STATS = [
+  'passes',
+  'pagesNormal',
+  'pagesZero',
+  'pagesRequested',
+  'requests',
+  'bytesSent',
+  'bytesRemaining',
+  'bytesPerSecond',
+  'dirtyBytesLastPass',
+  'windowBytes',
+] as const
+
+export type SourceStatus = StateOf<typeof SOURCE_STATUS>
+export type SwitchReason = 'ordered' | 'at once' | 'precopy diverges'
+
+export interface SourceReport {
+  readonly ok: boolean
+  readonly role: 'source'
+  readonly status: SourceStatus
+  readonly error?: string
+  /** How the guest went over: RAM first, or RAM later. `none` when it did not. */
+  readonly mode: 'precopy' | 'postcopy' | 'none'
+  readonly switchReason?: SwitchReason
+  /** From the stop of the guest until the destination confirmed that its device state is loaded, ms. */
+  readonly downtimeMs: number
+  /** From the connection to the destination's SHUT, ms. */
+  readonly totalMs: number
+  /** Whole seconds since 1970 would not do: µs of CLOCK_REALTIME at which the guest stopped; 0 when it did not. */
+  readonly stoppedAtUs: number
+  readonly passes: number
+  readonly pages: { readonly normal: number; readonly zero: number; readonly requested: number }
+  /** Page requests that came over the return path, repeated ones included. */
+  readonly requests: number
+  readonly bytes: number
+}

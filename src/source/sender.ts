@@ -1,0 +1,194 @@
+// The outgoing byte stream: control records and page records, gathered into one iovec that alternates headers with
+// guest memory, so that no page is copied in user space. Source thread.
+//
+// Headers go into a staging area; a page's bytes are named by address where they lie in guest RAM. Nothing leaves before
+// `flush` (or before the iovec is full). The socket is never allowed to block us: when it is full, `whenFull` is called,
+// which reads the return path until there is room. Both ends blocked on full sockets would be a deadlock.
+
+import assert from 'node:assert/strict'
+import { LIMITS } from '../limits.js'
+import { trySendVector } from '../os/channel.js'
+import { mapAnonymous, viewOf } from '../os/mapping.js'
+import { type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
+import { blockNameBytes, RAM_FLAGS, writeBlockName, writeRamWord } from '../wire/ram-stream.js'
+import { encodeFooter, encodeSectionEnd, encodeSectionPart } from '../wire/sections.js'
+
+const STAGING_BYTES = 256 * 1024
+/** Word, name and fill byte of the longest header. */
+const HEADER_BYTES_MAX = 8 + 1 + 255 + 1
+const IOVEC_BYTES = 16
+const IOVECS = LIMITS.sendPairsMax * 2
+
+export interface Sender {
+  /** Complete control records: commands, sections, … Closes an open RAM section first. */
+  control(bytes: Uint8Array): void
+  page(block: RamBlock, page: number): void
+  zeroPage(block: RamBlock, page: number): void
+  /** Ends the RAM section that `page` or `zeroPage` opened, if any. */
+  closeSection(): void
+  /** The last RAM section: SECTION_END with nothing in it, or around the pages `fill` sends. */
+  endSection(fill: () => void): void
+  /** Name the block again at the next page: after the discards, and after a recovery. */
+  forgetBlock(): void
+  /** Everything to the kernel. */
+  flush(): void
+  /** Bytes handed over so far, or staged. */
+  readonly bytes: number
+  close(): void
+}
+
+export function createSender(fd: number, ramSectionId: number, whenFull: () => void): Sender {
+  const staging = mapAnonymous(STAGING_BYTES)
+  const stage = viewOf(staging.address, STAGING_BYTES)
+  const stageView = new DataView(stage.buffer, stage.byteOffset, STAGING_BYTES)
+  const table = mapAnonymous(IOVECS * IOVEC_BYTES)
+  const iovecView = viewOf(table.address, IOVECS * IOVEC_BYTES)
+  const iovec = new Uint32Array(iovecView.buffer, iovecView.byteOffset, IOVECS * 4)
+  const names = new Map<RamBlock, Uint8Array>()
+  const eos = new Uint8Array(8)
+  writeRamWord(new DataView(eos.buffer), 0, 0, RAM_FLAGS.EOS)
+  const closing = Buffer.concat([eos, encodeFooter(ramSectionId)])
+  const opening = encodeSectionPart(ramSectionId)
+
+  let count = 0 // iovec entries in use
+  let staged = 0 // staging bytes in use
+  let segment = 0 // where the staging bytes begin that are not in the iovec yet
+  let bytes = 0
+  let inSection = false
+  let lastBlock: RamBlock | undefined
+
+  function entry(address: number, length: number): void {
+    const at = count * 4
+    iovec[at] = address
+    iovec[at + 1] = Math.floor(address / 0x1_0000_0000)
+    iovec[at + 2] = length
+    iovec[at + 3] = 0
+    count++
+  }
+
+  function closeSegment(): void {
+    if (staged === segment) return
+    entry(staging.address + segment, staged - segment)
+    segment = staged
+  }
+
+  function flush(): void {
+    closeSegment()
+    let first = 0
+    while (first < count) {
+      const sent = trySendVector(fd, table.address + first * IOVEC_BYTES, count - first)
+      if (sent === 'again') whenFull()
+      else first = consume(first, sent)
+    }
+    count = 0
+    staged = 0
+    segment = 0
+  }
+
+  /** Steps over `sent` bytes of the iovec; shortens the entry that went in part. Returns the first entry left. */
+  function consume(first: number, sent: number): number {
+    let at = first
+    let left = sent
+    while (left > 0) {
+      const length = iovec[at * 4 + 2]!
+      if (left < length) {
+        const address = iovec[at * 4]! + iovec[at * 4 + 1]! * 0x1_0000_0000 + left
+        iovec[at * 4] = address
+        iovec[at * 4 + 1] = Math.floor(address / 0x1_0000_0000)
+        iovec[at * 4 + 2] = length - left
+        return at
+      }
+      left -= length
+      at++
+    }
+    return at
+  }
+
+  function room(stageBytes: number): void {
+    // Three entries: a segment before, a page, and a segment after it for what closes the section.
+    if (count + 3 > IOVECS || staged + stageBytes > STAGING_BYTES) flush()
+  }
+
+  function append(record: Uint8Array): void {
+    for (let at = 0; at < record.length; ) {
+      room(Math.min(record.length - at, STAGING_BYTES))
+      const part = record.subarray(at, at + STAGING_BYTES - staged)
+      stage.set(part, staged)
+      staged += part.length
+      at += part.length
+    }
+    bytes += record.length
+  }
+
+  function header(block: RamBlock, page: number, kind: number): void {
+    if (!inSection) {
+      append(opening)
+      inSection = true
+    }
+    room(HEADER_BYTES_MAX)
+    const named = block !== lastBlock
+    const flags = named ? kind : kind | RAM_FLAGS.CONTINUE
+    writeRamWord(stageView, staged, page * TARGET_PAGE_BYTES, flags)
+    const before = staged
+    staged += 8
+    if (named) {
+      staged = writeBlockName(stage, staged, nameOf(block))
+      lastBlock = block
+    }
+    bytes += staged - before
+  }
+
+  function nameOf(block: RamBlock): Uint8Array {
+    let name = names.get(block)
+    if (name === undefined) {
+      name = blockNameBytes(block.name)
+      names.set(block, name)
+    }
+    return name
+  }
+
+  function closeSection(): void {
+    if (!inSection) return
+    append(closing)
+    inSection = false
+  }
+
+  return {
+    get bytes() {
+      return bytes
+    },
+    control(record) {
+      closeSection()
+      append(record)
+    },
+    page(block, page) {
+      header(block, page, RAM_FLAGS.PAGE)
+      closeSegment()
+      entry(block.address + page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
+      bytes += TARGET_PAGE_BYTES
+    },
+    zeroPage(block, page) {
+      header(block, page, RAM_FLAGS.ZERO)
+      stage[staged] = 0
+      staged++
+      bytes++
+    },
+    closeSection,
+    endSection(fill) {
+      closeSection()
+      append(encodeSectionEnd(ramSectionId))
+      inSection = true
+      fill()
+      assert(inSection, 'the last RAM section was closed by what it holds')
+      closeSection()
+    },
+    forgetBlock() {
+      lastBlock = undefined
+    },
+    flush,
+    close() {
+      staging.unmap()
+      table.unmap()
+    },
+  }
+}

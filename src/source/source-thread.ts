@@ -1,0 +1,146 @@
+// The source thread: one outgoing migration from the connection to the destination's SHUT. Blocks in poll and in nothing
+// else; the main thread reaches it through its port and the wake descriptor.
+
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
+import { CancelledError, ChannelError, errorToMessage, ProtocolError } from '../errors.js'
+import type { Moment } from '../guest/guest-messages.js'
+import { createGuestRemote, type GuestConnection } from '../guest/guest-remote.js'
+import { createMachine } from '../machine.js'
+import { closeFd, connectTo, shutdownChannel } from '../os/channel.js'
+import { monotonicUs } from '../os/clock.js'
+import { wakeFromFd } from '../os/wake.js'
+import type { RamBlock } from '../ram/block.js'
+import { createStats } from '../stats.js'
+import { trace } from '../trace.js'
+import {
+  createOutgoing,
+  type Order,
+  type Outgoing,
+  type OutgoingOptions,
+  PING,
+  sendPrefix,
+} from './outgoing.js'
+import { type PrecopyOutcome, runPrecopy } from './precopy.js'
+import { pushRemaining } from './push.js'
+import { SOURCE_STATS, type SourceReport } from './report.js'
+import { SOURCE_STATUS } from './status.js'
+import { completePrecopy, switchToPostcopy } from './switchover.js'
+
+const CONNECT_TIMEOUT_MS = 10_000
+
+export interface SourceThreadData {
+  readonly uri: string
+  readonly options: OutgoingOptions
+  readonly blocks: readonly RamBlock[]
+  readonly guest: GuestConnection
+  readonly wakeFd: number
+  readonly statusCell: Int32Array
+  readonly statsMemory: SharedArrayBuffer
+}
+
+const data = workerData as SourceThreadData
+const stats = createStats(SOURCE_STATS, data.statsMemory)
+const status = createMachine('source', SOURCE_STATUS, data.statusCell, 0, (from, event, to) => {
+  trace('migrate_set_state', 'source', from, event, to)
+  parentPort!.postMessage({ status: to })
+})
+const guest = createGuestRemote(data.guest)
+const wake = wakeFromFd(data.wakeFd)
+
+interface Progress {
+  fd: number
+  startUs: number
+  outgoing?: Outgoing
+  outcome?: PrecopyOutcome
+  stopped?: Moment
+}
+
+function takeOrders(): Order[] {
+  const orders: Order[] = []
+  for (let m = receiveMessageOnPort(parentPort!); m !== undefined; m = receiveMessageOnPort(parentPort!)) {
+    orders.push(m.message as Order)
+  }
+  return orders
+}
+
+function migrate(p: Progress): void {
+  status.step('migrate')
+  p.fd = connectTo(data.uri, { wakeFd: wake.fd, timeoutMs: CONNECT_TIMEOUT_MS })
+  p.startUs = monotonicUs()
+  const o = createOutgoing({ ...data, fd: p.fd, wake, guest, status, stats, takeOrders })
+  p.outgoing = o
+  sendPrefix(o)
+  status.step('ready')
+  p.outcome = runPrecopy(o)
+  if (p.outcome.finish === 'postcopy') {
+    p.stopped = switchToPostcopy(o, p.outcome.reason)
+    pushRemaining(o)
+  } else {
+    p.stopped = completePrecopy(o)
+  }
+  while (o.link.shut === undefined) o.link.pump(-1)
+  status.step(p.outcome.finish === 'postcopy' ? 'allSent' : 'precopyDone')
+}
+
+/** The guest goes on here, as if nothing had been, unless the destination may have run it. */
+function giveUp(p: Progress, error: unknown): void {
+  const o = p.outgoing
+  // The destination says SHUT(1) when it fails. If it had not confirmed the device state by then, it never ran the guest.
+  const neverRan = o === undefined || !o.committed || (o.link.shut === 1 && !o.pongs.has(PING.loaded))
+  if (neverRan) guest.resume()
+  if (error instanceof CancelledError) {
+    status.step('cancel')
+    status.step('cancelled')
+    return
+  }
+  if (status.is('postcopy-active') && error instanceof ChannelError) status.step('channelLost')
+  if (status.can('fail')) status.step('fail')
+}
+
+function explain(p: Progress, error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error)
+  const o = p.outgoing
+  if (error instanceof CancelledError) return 'migration cancelled; the guest runs on here'
+  if (o === undefined || !o.committed || (o.link.shut === 1 && !o.pongs.has(PING.loaded))) {
+    return `${message}. The guest runs on here`
+  }
+  const where =
+    error instanceof ProtocolError ? 'the destination broke the protocol' : 'the connection was lost'
+  return `${message}. After the switch ${where}: the guest was the destination's by then and is kept stopped here`
+}
+
+function report(p: Progress, error?: unknown): SourceReport {
+  const { outcome, stopped, outgoing } = p
+  const endUs = monotonicUs()
+  const loadedUs = outgoing?.pongs.get(PING.loaded) ?? endUs
+  return {
+    ok: error === undefined,
+    role: 'source',
+    status: status.state,
+    ...(error === undefined ? {} : { error: explain(p, error) }),
+    mode: stopped === undefined ? 'none' : outcome!.finish,
+    ...(outcome?.finish === 'postcopy' ? { switchReason: outcome.reason } : {}),
+    downtimeMs: stopped === undefined ? 0 : (loadedUs - stopped.monotonicUs) / 1000,
+    totalMs: p.startUs === 0 ? 0 : (endUs - p.startUs) / 1000,
+    stoppedAtUs: stopped?.realtimeUs ?? 0,
+    passes: stats.passes,
+    pages: { normal: stats.pagesNormal, zero: stats.pagesZero, requested: stats.pagesRequested },
+    requests: stats.requests,
+    bytes: outgoing?.sender.bytes ?? 0,
+  }
+}
+
+const progress: Progress = { fd: -1, startUs: 0 }
+try {
+  migrate(progress)
+  parentPort!.postMessage({ done: report(progress) })
+} catch (error) {
+  giveUp(progress, error)
+  parentPort!.postMessage({ done: report(progress, error), error: errorToMessage(error) })
+} finally {
+  progress.outgoing?.close()
+  if (progress.fd >= 0) {
+    shutdownChannel(progress.fd)
+    closeFd(progress.fd)
+  }
+}

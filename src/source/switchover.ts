@@ -1,0 +1,88 @@
+// The moment the guest goes over: stop it, tell the destination what it must not keep, hand over the device state.
+// Source thread.
+//
+// What can be done while the guest still runs is done before it is stopped: the destination drops the pages that are
+// known to be dirty (early discards; freeing a gigabyte takes it tens of milliseconds), so that downtime does not grow
+// with the size of RAM. After the stop only what was written in between is left to discard.
+
+import type { Moment } from '../guest/guest-messages.js'
+import { type Bitmap, createBitmap } from '../ram/bitmap.js'
+import { trace } from '../trace.js'
+import { encodeCommand } from '../wire/messages.js'
+import { encodePackage } from '../wire/package.js'
+import { END_OF_STREAM } from '../wire/sections.js'
+import { encodeStopTime } from '../wire/stop-time.js'
+import { canonicalise, discardCommands } from './discard.js'
+import { type Outgoing, PING, sendPick } from './outgoing.js'
+import { syncDirty } from './precopy.js'
+import type { SwitchReason } from './report.js'
+
+/** How long the destination may take over the early discards; the guest runs meanwhile. */
+const DISCARD_TIMEOUT_MS = 30_000
+
+/** Discards, stop, package. When it returns, the destination has all it needs to run the guest. */
+export function switchToPostcopy(o: Outgoing, reason: SwitchReason): Moment {
+  trace('postcopy_start', reason)
+  const discarded = o.blocks.map((block) => createBitmap(block.pages))
+  syncDirty(o, true)
+  sendDiscards(o, discarded)
+  ping(o, PING.earlyDiscards)
+  o.link.pumpUntil(() => o.pongs.has(PING.earlyDiscards), DISCARD_TIMEOUT_MS, 'discarding pages')
+
+  const { devices, stoppedAt } = o.guest.stopAndSave()
+  o.status.step('switchover')
+  syncDirty(o, false)
+  sendDiscards(o, discarded)
+  o.sender.control(encodeCommand({ name: 'PING', value: PING.discarded }))
+  const state = Buffer.concat([encodeStopTime(stoppedAt.realtimeUs), devices])
+  const content = encodePackage({ devices: state, ping: PING.loaded })
+  o.sender.control(encodeCommand({ name: 'PACKAGED', length: content.length }))
+  o.sender.control(content)
+  // From here on the destination may run the guest: what the socket has taken cannot be called back.
+  o.committed = true
+  o.sender.control(encodeCommand({ name: 'PING', value: PING.packageSent }))
+  o.sender.forgetBlock()
+  o.order.rewind()
+  o.sender.flush()
+  o.status.step('packageSent')
+  return stoppedAt
+}
+
+/** Discards the host pages that are dirty and not discarded yet. At least one goes before LISTEN: all RAM is dirty at first. */
+function sendDiscards(o: Outgoing, discarded: readonly Bitmap[]): void {
+  for (const [i, block] of o.blocks.entries()) {
+    const dirty = o.dirty[i]!
+    canonicalise(block, dirty)
+    const fresh = createBitmap(block.pages)
+    for (const [w, word] of dirty.words.entries()) {
+      fresh.words[w] = word & ~discarded[i]!.words[w]!
+      discarded[i]!.words[w]! |= word
+    }
+    for (const command of discardCommands(block, fresh)) {
+      o.sender.control(encodeCommand({ name: 'POSTCOPY_RAM_DISCARD', ...command }))
+    }
+  }
+}
+
+function ping(o: Outgoing, value: number): void {
+  o.sender.control(encodeCommand({ name: 'PING', value }))
+  o.sender.flush()
+}
+
+/** The other ending: the rest of RAM and the device state with the guest stopped, then nothing more. */
+export function completePrecopy(o: Outgoing): Moment {
+  const { devices, stoppedAt } = o.guest.stopAndSave()
+  o.status.step('switchover')
+  syncDirty(o, false)
+  o.order.rewind()
+  o.sender.endSection(() => {
+    while (o.order.nextScanned()) sendPick(o)
+  })
+  o.sender.control(encodeStopTime(stoppedAt.realtimeUs))
+  o.sender.control(devices)
+  // With the last byte of the stream the destination may run the guest.
+  o.committed = true
+  o.sender.control(END_OF_STREAM)
+  o.sender.flush()
+  return stoppedAt
+}

@@ -1,0 +1,48 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { createPushWindow } from './window.js'
+
+/** A link of `bytesPerUs` and a fixed delay; returns the longest a byte queued once the window has settled. */
+function simulate(bytesPerUs: number, delayUs: number): { queueUsMax: number; utilisation: number } {
+  const window = createPushWindow()
+  const flying: { value: number; at: number }[] = []
+  let nowUs = 0
+  let linkFreeUs = 0
+  let busyUs = 0
+  let queueUsMax = 0
+  for (let value = 0; value < 4000; value++) {
+    while (window.room() === 0) {
+      const first = flying.shift()!
+      nowUs = Math.max(nowUs, first.at)
+      assert.ok(window.acknowledged(first.value, nowUs))
+    }
+    const bytes = window.room()
+    const start = Math.max(nowUs, linkFreeUs)
+    linkFreeUs = start + bytes / bytesPerUs
+    busyUs += bytes / bytesPerUs
+    if (value > 2000) queueUsMax = Math.max(queueUsMax, linkFreeUs - nowUs)
+    window.sent(value, bytes, nowUs)
+    flying.push({ value, at: linkFreeUs + delayUs })
+  }
+  return { queueUsMax, utilisation: busyUs / linkFreeUs }
+}
+
+test('a fast link is filled and its queue stays short', () => {
+  const { queueUsMax, utilisation } = simulate(1500, 50)
+  assert.ok(utilisation > 0.9, `utilisation ${utilisation}`)
+  assert.ok(queueUsMax < 3000, `queue ${queueUsMax}`)
+})
+
+test('a link with 20 ms of delay is filled too: several chunks in flight', () => {
+  const { utilisation } = simulate(125, 20_000)
+  assert.ok(utilisation > 0.8, `utilisation ${utilisation}`)
+})
+
+test('a slow link keeps no more than two of the smallest chunks queued', () => {
+  const { queueUsMax } = simulate(12, 200)
+  assert.ok(queueUsMax <= (2.1 * 32_768) / 12, `queue ${queueUsMax}`)
+})
+
+test('a PONG that answers nothing is told apart', () => {
+  assert.equal(createPushWindow().acknowledged(7, 1), false)
+})
