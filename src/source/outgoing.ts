@@ -72,6 +72,8 @@ export interface Outgoing {
   /** Empty between two looks at the dirty log. */
   readonly written: readonly Bitmap[]
   readonly dirtyLog: DirtyLog
+  /** Made beforehand: a new view of much memory can start a garbage collection, which is no business of downtime. */
+  readonly zeroTests: readonly ((page: number) => boolean)[]
   /** `start-postcopy` was ordered. */
   switchWanted: boolean
   /** The package is on its way: cancelling is no longer possible, RAM here is no longer the guest's. */
@@ -159,6 +161,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     populated,
     written: blocks.map((block) => createBitmap(block.pages)),
     dirtyLog: createDirtyLog(blocks),
+    zeroTests: blocks.map(createZeroTest),
     switchWanted: false,
     pongs,
     get committed() {
@@ -204,16 +207,8 @@ export function sendPrefix(o: Outgoing): void {
   o.link.pumpUntil(() => o.pongs.has(PING.ready), options.setupTimeoutMs, 'making RAM ready')
 }
 
-const zeroTests = new WeakMap<RamBlock, (page: number) => boolean>()
-
 function isZero(o: Outgoing, block: RamBlock, page: number): boolean {
-  if (!o.populated[block.index]!.get(page)) return true
-  let test = zeroTests.get(block)
-  if (test === undefined) {
-    test = createZeroTest(block)
-    zeroTests.set(block, test)
-  }
-  return test(page)
+  return !o.populated[block.index]!.get(page) || o.zeroTests[block.index]!(page)
 }
 
 /** Puts the page that `order` has picked into the sender. */

@@ -87,6 +87,11 @@ test('devices that the guest cannot take are refused', () => {
     ['name of a built-in property', encodeDevice(1, 'constructor', 1, new Uint8Array(0)), {}],
     ['twice', concat([cpu, cpu]), { cpu: 2 }],
     ['missing', cpu, { cpu: 2, serial: 1 }],
+    [
+      'another instance',
+      encodeSectionFull({ id: 1, idstr: 'cpu', instance: 1, version: 2 }, new Uint8Array(4)),
+      { cpu: 2 },
+    ],
     ['not a device', encodeSectionPart(1), { cpu: 2 }],
     ['body over the bound', long, { cpu: 1 }],
     ...Array.from({ length: cpu.length - 1 }, (_, i): [string, Uint8Array, Record<string, number>] => {

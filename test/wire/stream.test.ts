@@ -130,6 +130,17 @@ test('return path: the messages, one by one', () => {
   ])
 })
 
+test('a part of a section that was never started is refused', () => {
+  const items = itemsOf(STREAMS.postcopy)
+  const renamed = items.map((item) => (item.kind === 'ram-end' ? { ...item, id: 3 } : item))
+  assert.throws(() => itemsOf(concat(renamed.map(encodeStreamItem))), {
+    code: 'PROTOCOL',
+    record: 'SECTION_END',
+    expected: '2',
+    got: '3',
+  })
+})
+
 /** 1 to 4 bytes changed, put in or taken out. */
 function damaged(bytes: Uint8Array, random: (end: number) => number): Uint8Array {
   let result = Uint8Array.from(bytes)

@@ -1,0 +1,92 @@
+// Programs that the benchmarks run: the C reference, compiled here into a directory of its own, and children of Node.
+
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+
+/** This file runs as dist/bench/programs.js; the C sources stay where they are. */
+const C_SOURCES = fileURLToPath(new URL('../../bench/c/', import.meta.url))
+/** What no run comes near. A stalled one must not hold up the others for ever. */
+const RUN_MS_MAX = 60_000
+
+const compiled = new Map<string, string>()
+let directory: string | undefined
+
+/** Path of the compiled program. */
+export function cProgram(name: string): string {
+  return compile(name, [`${name}.c`], ['-pthread'])
+}
+
+/** Path of the shared library with the toucher, for the guest thread of the engine. */
+export function cLibrary(name: string): string {
+  return compile(`${name}.so`, [`${name}.c`], ['-shared', '-fPIC'])
+}
+
+function compile(output: string, sources: readonly string[], flags: readonly string[]): string {
+  const known = compiled.get(output)
+  if (known !== undefined) return known
+  directory ??= makeDirectory()
+  const path = join(directory, output)
+  const inputs = sources.map((source) => join(C_SOURCES, source))
+  execFileSync('cc', ['-O2', '-std=gnu11', '-Wall', '-Wextra', '-Werror', ...flags, '-o', path, ...inputs], {
+    stdio: 'inherit',
+  })
+  compiled.set(output, path)
+  return path
+}
+
+function makeDirectory(): string {
+  const made = mkdtempSync(join(tmpdir(), 'farfault-bench-'))
+  process.on('exit', () => rmSync(made, { recursive: true, force: true }))
+  return made
+}
+
+/** Command line of a compiled child of ours: `bench/NAME.js` in dist. */
+export function nodeChild(name: string, ...args: readonly string[]): string[] {
+  return [process.execPath, fileURLToPath(new URL(`./${name}.js`, import.meta.url)), ...args]
+}
+
+/** The same command on one CPU only. */
+export function pinned(command: readonly string[], cpu = 0): string[] {
+  return ['taskset', '-c', String(cpu), ...command]
+}
+
+export interface Running {
+  /** Next line of its output. */
+  line(): Promise<string>
+  /** Resolves when it has ended with status 0. */
+  readonly ended: Promise<void>
+}
+
+/** A program that talks in lines. What it says on standard error is passed on. */
+export function start(command: readonly string[]): Running {
+  const [file, ...args] = command
+  const child = spawn(file!, args, { stdio: ['ignore', 'pipe', 'inherit'], timeout: RUN_MS_MAX })
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+  const ended = (async () => {
+    const [status, signal] = await once(child, 'exit')
+    if (status !== 0) throw new Error(`${command.join(' ')} ended with ${signal ?? `status ${status}`}`)
+  })()
+  ended.catch(() => {}) // whoever waits for a line or for the end hears of it
+  return {
+    ended,
+    async line() {
+      const { value, done } = await lines.next()
+      if (!done) return value
+      await ended
+      throw new Error(`${command.join(' ')} ended without the line that was expected`)
+    },
+  }
+}
+
+/** Runs to the end; its one line of output, which is JSON. */
+export async function runForJson<T>(command: readonly string[]): Promise<T> {
+  const running = start(command)
+  const text = await running.line()
+  await running.ended
+  return JSON.parse(text) as T
+}
