@@ -2,7 +2,7 @@
 
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -16,12 +16,16 @@ const RUN_MS_MAX = 60_000
 const compiled = new Map<string, string>()
 let directory: string | undefined
 
-/** Path of the compiled program. */
-export function cProgram(name: string): string {
-  return compile(name, [`${name}.c`], ['-pthread'])
+/** Path of the compiled program; `others` are linked into it. */
+export function cProgram(name: string, ...others: readonly string[]): string {
+  return compile(
+    name,
+    [name, ...others].map((each) => `${each}.c`),
+    ['-pthread'],
+  )
 }
 
-/** Path of the shared library with the toucher, for the guest thread of the engine. */
+/** Path of a shared library, for the FFI. */
 export function cLibrary(name: string): string {
   return compile(`${name}.so`, [`${name}.c`], ['-shared', '-fPIC'])
 }
@@ -43,6 +47,14 @@ function makeDirectory(): string {
   const made = mkdtempSync(join(tmpdir(), 'farfault-bench-'))
   process.on('exit', () => rmSync(made, { recursive: true, force: true }))
   return made
+}
+
+/** Path of a file that a program is to read. */
+export function inputFile(name: string, bytes: Uint8Array): string {
+  directory ??= makeDirectory()
+  const path = join(directory, name)
+  writeFileSync(path, bytes)
+  return path
 }
 
 /** Command line of a compiled child of ours: `bench/NAME.js` in dist. */

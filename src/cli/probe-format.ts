@@ -1,6 +1,6 @@
 // The host probe's result as text for people and as JSON for programs. Pure.
 
-import type { ProbeCheck, ProbeReport } from '../os/probe.js'
+import type { ProbeCheck, ProbeReport } from '../index.js'
 
 /** One line a check, its remedy below it, and a verdict. Ends without a newline. */
 export function formatProbeText(report: ProbeReport): string {

@@ -49,8 +49,9 @@ export interface Guest {
   /** The inverse, on a guest that has not run. May touch RAM, and may stall on it. Throws on bytes it cannot take. */
   loadDevices(sections: Uint8Array): void | Promise<void>
   /**
-   * Between a call with true and one with false, RAM must not be given back to the kernel (a balloon device does that):
-   * the page would be absent again, and its only other copy has been sent already. Left out by guests without one.
+   * Between a call with true and one with false, RAM must not be given back to the kernel (a balloon device does that).
+   * At the source it would change without being noticed; at the destination the page would be absent again, and its only
+   * other copy has been sent already. Left out by guests that never do.
    */
   holdBalloon?(hold: boolean): void
   /** While stopped and with all RAM present: does RAM hold what this guest must have written? */

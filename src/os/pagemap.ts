@@ -41,7 +41,7 @@ export const PM_SCAN_CHECK_WPASYNC = 2
 /** Runs taken with one ioctl. */
 const REGIONS_MAX = 1024
 
-/** What a userfaultfd must be opened with for `armWriteTracking`. */
+/** What a userfaultfd must be opened with for `startWriteTracking`. */
 export const WRITE_TRACKING_FEATURES: readonly Feature[] = [
   'PAGEFAULT_FLAG_WP',
   'WP_HUGETLBFS_SHMEM',
@@ -76,7 +76,8 @@ interface Scan {
   readonly report: number
 }
 
-const WRITTEN = { mask: PAGE_IS.WRITTEN, anyOf: 0, report: PAGE_IS.WRITTEN }
+// With WRITTEN alone the kernel also reports absent pages that have never been protected, and marks them.
+const WRITTEN = { mask: PAGE_IS.WRITTEN, anyOf: PAGE_IS.PRESENT | PAGE_IS.SWAPPED, report: PAGE_IS.WRITTEN }
 const SCAN_WRITTEN: Scan = { ...WRITTEN, flags: 0 }
 const SCAN_AND_REPROTECT: Scan = { ...WRITTEN, flags: PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC }
 const SCAN_POPULATED: Scan = {
@@ -142,19 +143,17 @@ function scanError(address: number, length: number): Error {
 }
 
 /**
- * Start to note writes to a range, present or not. Writers never wait. Pages written before do not count as written.
+ * Start to note writes to a range; writers never wait. Pages that have memory now count as written until the first
+ * `scanWritten` with `reprotect`, which therefore reports just the populated pages, with no gap between the two.
  * `userfaultfd` was opened with WRITE_TRACKING_FEATURES.
  *
- * `alsoMissing`: the range waits for missing pages too. A page placed by `copy` counts as written; `zeropage` answers
- * `already` on an absent page, because its mark stands where the page would be: copy zeros there.
+ * Absent pages are not marked: one that comes into being later has no protection and counts as written. So a sparse
+ * range costs neither page tables nor time. In turn, memory that is given back (MADV_DONTNEED) is not reported.
  */
-export function armWriteTracking(
+export function startWriteTracking(
   userfaultfd: UserfaultfdOperations,
   address: number,
   length: number,
-  alsoMissing = false,
 ): void {
-  userfaultfd.register(address, length, alsoMissing ? 'missing+write-protect' : 'write-protect')
-  // EAGAIN: another thread is changing the address space. It always ends.
-  while (userfaultfd.writeProtect(address, length, true) === 'again');
+  userfaultfd.register(address, length, 'write-protect')
 }

@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { FarfaultError } from '../errors.js'
 import { lockedMemoryFlags, mapAnonymous, mlockall, munlockall, pageSize, viewOf } from './mapping.js'
-import { armWriteTracking, createPageScanner, WRITE_TRACKING_FEATURES } from './pagemap.js'
+import { createPageScanner, startWriteTracking, WRITE_TRACKING_FEATURES } from './pagemap.js'
 import { type Finding, missingFrom, NEWER_KERNEL } from './probe-finding.js'
 import { openUserfaultfd, type Userfaultfd } from './userfaultfd.js'
 
@@ -35,7 +35,7 @@ export function checkTestArea(userfaultfd: Userfaultfd): Finding {
 
 const TRACKING_REMEDY = 'use Linux 6.7 or newer; without it a guest here cannot be a live migration source'
 
-/** Arms two pages, writes to the second, and wants exactly that one reported. */
+/** Arms one page, writes to the one behind it, and wants exactly that one reported. */
 export function checkWriteTracking(): Finding {
   return attempt('writes cannot be tracked', TRACKING_REMEDY, () => {
     const page = pageSize()
@@ -44,8 +44,11 @@ export function checkWriteTracking(): Finding {
     let userfaultfd: Userfaultfd | undefined
     try {
       userfaultfd = openUserfaultfd({ features: WRITE_TRACKING_FEATURES })
-      armWriteTracking(userfaultfd, area.address, area.length)
-      viewOf(area.address, area.length)[page] = 1
+      startWriteTracking(userfaultfd, area.address, area.length)
+      const view = viewOf(area.address, area.length)
+      view[0] = 1
+      scanner.scanWritten(area.address, area.length, () => {}, { reprotect: true })
+      view[page] = 1
       const runs: number[] = []
       const onRun = (start: number, end: number) => runs.push(start - area.address, end - area.address)
       scanner.scanWritten(area.address, area.length, onRun, { reprotect: true })

@@ -77,7 +77,7 @@ export function createBitmap(
     nextClear: (from) => next(from, -1),
     count: () => {
       let total = 0
-      for (const word of words) total += popcount(word)
+      for (let w = 0; w < words.length; w++) total += popcount(words[w]!)
       return total
     },
     any: (start, end) => {
@@ -85,6 +85,19 @@ export function createBitmap(
       return bit < Math.min(end, length)
     },
   }
+}
+
+/** Sets in `into` every bit that `from` has. Both of one length. */
+export function merge(into: Bitmap, from: Bitmap): void {
+  const { words } = from
+  for (let w = 0; w < words.length; w++) into.words[w]! |= words[w]!
+}
+
+/** The bits of `a` that `b` has not. Both of one length. */
+export function difference(a: Bitmap, b: Bitmap): Bitmap {
+  const result = createBitmap(a.length)
+  for (let w = 0; w < result.words.length; w++) result.words[w] = a.words[w]! & ~b.words[w]!
+  return result
 }
 
 /** Calls `onRun(start, end)` for each maximal run of set bits, ascending. */

@@ -21,6 +21,8 @@ export interface RamBlock {
   readonly pages: number
   /** Target pages in a host page: 1 for ordinary RAM, 512 for 2 MiB pages. */
   readonly ratio: number
+  /** Memory that was never touched reads as zeros. Not so in a mapping of a file, which may hold something. */
+  readonly zeroWhereAbsent: boolean
   /** Number of the block's first target page among all blocks' pages: for one flat page map. */
   readonly firstPage: number
 }
@@ -30,6 +32,7 @@ interface BlockLike {
   readonly length: number
   readonly pageSize: number
   readonly address: number
+  readonly backing?: 'anonymous' | 'hugetlb' | 'memfd-private' | 'shared'
 }
 
 /** @throws UsageError when the blocks of a guest cannot be migrated: unaligned, nameless, twice the same name… */
@@ -38,7 +41,7 @@ export function numberBlocks(blocks: readonly BlockLike[]): RamBlock[] {
   const names = new Set<string>()
   if (blocks.length > LIMITS.ramBlocksMax)
     throw new UsageError(`a guest may have ${LIMITS.ramBlocksMax} RAM blocks`)
-  return blocks.map(({ name, length, pageSize, address }, index) => {
+  return blocks.map(({ name, length, pageSize, address, backing = 'anonymous' }, index) => {
     const where = `RAM block "${name}"`
     if (name === '' || Buffer.byteLength(name) > 255)
       throw new UsageError(`${where}: the name must have 1 to 255 bytes`)
@@ -61,6 +64,7 @@ export function numberBlocks(blocks: readonly BlockLike[]): RamBlock[] {
       address,
       pages,
       ratio: pageSize / TARGET_PAGE_BYTES,
+      zeroWhereAbsent: backing === 'anonymous' || backing === 'hugetlb',
       firstPage,
     }
     firstPage += pages

@@ -1,6 +1,7 @@
 // Precopy: send all of RAM while the guest runs, then what it has written meanwhile, and so on, until the rest is small,
 // or it shows that it never will be, or the switch is ordered. Source thread.
 
+import { merge } from '../ram/bitmap.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { trace } from '../trace.js'
 import { judge, type PassResult } from './convergence.js'
@@ -16,7 +17,9 @@ const PAGES_PER_LOOK = 64
 
 export function runPrecopy(o: Outgoing): PrecopyOutcome {
   for (const [i, block] of o.blocks.entries()) o.dirty[i]!.setRange(0, block.pages)
-  o.dirtyLog.collectPopulated(o.populated)
+  // The first look at the log finds what has memory at all. A private mapping of a file is its file where it has none.
+  o.dirtyLog.collect(o.populated, true)
+  for (const block of o.blocks) if (!block.zeroWhereAbsent) o.populated[block.index]!.setRange(0, block.pages)
   if (o.options.postcopy === 'now') return { finish: 'postcopy', reason: 'at once' }
   const passes: PassResult[] = []
   for (;;) {
@@ -70,12 +73,8 @@ function look(o: Outgoing): void {
 export function syncDirty(o: Outgoing, again: boolean): void {
   o.dirtyLog.collect(o.written, again)
   for (const [i, written] of o.written.entries()) {
-    const dirty = o.dirty[i]!.words
-    const populated = o.populated[i]!.words
-    for (const [w, word] of written.words.entries()) {
-      dirty[w]! |= word
-      populated[w]! |= word
-    }
+    merge(o.dirty[i]!, written)
+    merge(o.populated[i]!, written)
     written.clearRange(0, written.length)
   }
 }

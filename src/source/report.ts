@@ -25,6 +25,8 @@ export interface SourceReport {
   readonly role: 'source'
   readonly status: SourceStatus
   readonly error?: string
+  /** The guest runs on at the source: the migration failed or was cancelled before the destination could run it. */
+  readonly guestHere: boolean
   /** How the guest went over: RAM first, or RAM later. `none` when it did not. */
   readonly mode: 'precopy' | 'postcopy' | 'none'
   readonly switchReason?: SwitchReason

@@ -67,6 +67,8 @@ function migrate(p: Progress): void {
   status.step('migrate')
   p.fd = connectTo(data.uri, { wakeFd: wake.fd, timeoutMs: CONNECT_TIMEOUT_MS })
   p.startUs = monotonicUs()
+  trace('postcopy_balloon_hold', true)
+  guest.holdBalloon(true) // memory that is given back is not seen by the dirty log
   const o = createOutgoing({ ...data, fd: p.fd, wake, guest, status, stats, takeOrders })
   p.outgoing = o
   sendPrefix(o)
@@ -82,12 +84,17 @@ function migrate(p: Progress): void {
   status.step(p.outcome.finish === 'postcopy' ? 'allSent' : 'precopyDone')
 }
 
+/**
+ * Whether the destination cannot have run the guest. It says SHUT(1) when it fails; if it had not confirmed the device
+ * state by then, it never ran the guest.
+ */
+function neverRanThere({ outgoing: o }: Progress): boolean {
+  return o === undefined || !o.committed || (o.link.shut === 1 && !o.pongs.has(PING.loaded))
+}
+
 /** The guest goes on here, as if nothing had been, unless the destination may have run it. */
 function giveUp(p: Progress, error: unknown): void {
-  const o = p.outgoing
-  // The destination says SHUT(1) when it fails. If it had not confirmed the device state by then, it never ran the guest.
-  const neverRan = o === undefined || !o.committed || (o.link.shut === 1 && !o.pongs.has(PING.loaded))
-  if (neverRan) guest.resume()
+  if (neverRanThere(p)) guest.resume()
   if (error instanceof CancelledError) {
     status.step('cancel')
     status.step('cancelled')
@@ -99,11 +106,8 @@ function giveUp(p: Progress, error: unknown): void {
 
 function explain(p: Progress, error: unknown): string {
   const message = error instanceof Error ? error.message : String(error)
-  const o = p.outgoing
   if (error instanceof CancelledError) return 'migration cancelled; the guest runs on here'
-  if (o === undefined || !o.committed || (o.link.shut === 1 && !o.pongs.has(PING.loaded))) {
-    return `${message}. The guest runs on here`
-  }
+  if (neverRanThere(p)) return `${message}. The guest runs on here`
   const where =
     error instanceof ProtocolError ? 'the destination broke the protocol' : 'the connection was lost'
   return `${message}. After the switch ${where}: the guest was the destination's by then and is kept stopped here`
@@ -118,6 +122,7 @@ function report(p: Progress, error?: unknown): SourceReport {
     role: 'source',
     status: status.state,
     ...(error === undefined ? {} : { error: explain(p, error) }),
+    guestHere: error !== undefined && neverRanThere(p),
     mode: stopped === undefined ? 'none' : outcome!.finish,
     ...(outcome?.finish === 'postcopy' ? { switchReason: outcome.reason } : {}),
     downtimeMs: stopped === undefined ? 0 : (loadedUs - stopped.monotonicUs) / 1000,

@@ -6,7 +6,7 @@
 // with the size of RAM. After the stop only what was written in between is left to discard.
 
 import type { Moment } from '../guest/guest-messages.js'
-import { type Bitmap, createBitmap } from '../ram/bitmap.js'
+import { type Bitmap, createBitmap, difference, merge } from '../ram/bitmap.js'
 import { trace } from '../trace.js'
 import { encodeCommand } from '../wire/messages.js'
 import { encodePackage } from '../wire/package.js'
@@ -53,11 +53,8 @@ function sendDiscards(o: Outgoing, discarded: readonly Bitmap[]): void {
   for (const [i, block] of o.blocks.entries()) {
     const dirty = o.dirty[i]!
     canonicalise(block, dirty)
-    const fresh = createBitmap(block.pages)
-    for (const [w, word] of dirty.words.entries()) {
-      fresh.words[w] = word & ~discarded[i]!.words[w]!
-      discarded[i]!.words[w]! |= word
-    }
+    const fresh = difference(dirty, discarded[i]!)
+    merge(discarded[i]!, fresh)
     for (const command of discardCommands(block, fresh)) {
       o.sender.control(encodeCommand({ name: 'POSTCOPY_RAM_DISCARD', ...command }))
     }

@@ -1,0 +1,39 @@
+// downtime.child receive: takes one guest in. Prints where to connect; at the end the report.
+// downtime.child migrate URI MODE MEBIBYTES: starts a guest, lets it write to all of its RAM, and moves it. Prints the report.
+
+import assert from 'node:assert/strict'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { migrate, receive, startGuest } from '../src/index.js'
+
+const MiB = 2 ** 20
+/** RAM at the end that the guest's program leaves alone. */
+const UNUSED_MIB = 24
+
+async function receiveOne(): Promise<void> {
+  const incoming = receive({
+    listen: 'tcp:127.0.0.1:0',
+    guest: (machine, blocks) => startGuest({ module: 'v86', incoming: { machine, blocks } }),
+  })
+  console.log(incoming.uri)
+  const { guest, report } = await incoming.done
+  assert.ok(guest !== undefined, report.error)
+  await guest.stop()
+  const { ok, detail } = await guest.check()
+  assert.ok(ok, detail)
+  console.log(JSON.stringify(report))
+  await guest.destroy()
+}
+
+async function migrateOne(to: string, mode: string, mebibytes: number): Promise<void> {
+  const options = { memoryBytes: mebibytes * MiB, end: (mebibytes - UNUSED_MIB) * MiB }
+  const guest = await startGuest({ module: 'v86', options })
+  await guest.start()
+  while (guest.progress() < 2) await sleep(20) // every page of its range has been written
+  const report = await migrate(guest, { to, postcopy: mode as 'now' | 'auto' }).done
+  assert.ok(report.ok, report.error)
+  console.log(JSON.stringify(report))
+  await guest.destroy()
+}
+
+const [role, uri, mode, mebibytes] = process.argv.slice(2)
+await (role === 'receive' ? receiveOne() : migrateOne(uri!, mode!, Number(mebibytes)))

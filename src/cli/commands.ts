@@ -1,0 +1,127 @@
+// The commands of farfault as a table: what each is for, its options, and the module that does it. Pure; what a
+// command needs of the kernel is loaded only when it is run, so that help works anywhere.
+
+import type { ExitCode } from './exit-codes.js'
+import { GUEST_OPTIONS } from './guest-options.js'
+import { flag, type OptionTable, optional, required, type Values, withDefault } from './options.js'
+import { duration, durationOrForever, oneOf, size, text } from './values.js'
+
+export interface Command {
+  readonly summary: string
+  readonly options: OptionTable
+  /** Paragraphs below the options. */
+  readonly notes: readonly string[]
+  readonly examples: readonly string[]
+  run(values: Values<OptionTable>): Promise<ExitCode>
+}
+
+interface CommandRow<T extends OptionTable> extends Omit<Command, 'run' | 'options'> {
+  readonly options: T
+  load(): Promise<(values: Values<T>) => Promise<ExitCode>>
+}
+
+function command<const T extends OptionTable>({ load, ...row }: CommandRow<T>): Command {
+  return { ...row, run: async (values) => (await load())(values as Values<T>) }
+}
+
+const JSON_FLAG = flag('print a report for programs, one JSON document, on standard output')
+const HELP = flag('print this help', 'h')
+const POSTCOPY = ['now', 'auto', 'never'] as const
+const POSTCOPY_HELP =
+  'when to switch: now, before RAM is sent; auto, when precopy will not converge; never, RAM first'
+
+const TRANSFER_OPTIONS = {
+  'downtime-limit': withDefault('TIME', duration, '25ms', 'precopy ends when the rest takes no longer'),
+  'max-bandwidth': withDefault('SIZE', size, '0', 'bytes a second in precopy; 0 is no limit'),
+  'max-postcopy-bandwidth': withDefault(
+    'SIZE',
+    size,
+    '0',
+    'the same after the switch; pages asked for are never held back',
+  ),
+} as const
+
+export const DEMO_OPTIONS = {
+  postcopy: withDefault('WHEN', oneOf(POSTCOPY), 'now', POSTCOPY_HELP),
+  ...GUEST_OPTIONS,
+  after: withDefault('TIME', duration, '500ms', 'how long the guest runs before it moves'),
+  'run-for': withDefault('TIME', duration, '500ms', 'how long it runs where it has moved to'),
+  slow: flag('64 MiB a second at most, to watch the map'),
+  ...TRANSFER_OPTIONS,
+  json: JSON_FLAG,
+  help: HELP,
+} as const
+
+export const MIGRATE_OPTIONS = {
+  to: required('URI', text, 'where a receiver listens: tcp:HOST:PORT, unix:PATH or fd:N'),
+  postcopy: withDefault('WHEN', oneOf(POSTCOPY), 'auto', POSTCOPY_HELP),
+  ...GUEST_OPTIONS,
+  after: withDefault('TIME', duration, '500ms', 'how long the guest runs before it moves'),
+  ...TRANSFER_OPTIONS,
+  keep: flag('after a failure let the guest run on here, until ctrl-C'),
+  json: JSON_FLAG,
+  help: HELP,
+} as const
+
+export const RECEIVE_OPTIONS = {
+  listen: required('URI', text, 'tcp:HOST:PORT (port 0: any), unix:PATH or fd:N'),
+  guest: withDefault(
+    'auto|ram',
+    oneOf(['auto', 'ram']),
+    'auto',
+    'auto takes a guest that farfault can run; ram takes the RAM of any machine, and keeps its devices as bytes',
+  ),
+  'max-memory': withDefault('SIZE', size, '64G', 'refuse a guest with more RAM'),
+  'run-for': withDefault('TIME', durationOrForever, '2s', 'how long the guest runs on before it is checked; or forever'),
+  serial: optional('FILE', text, "append what the guest prints to FILE; - is standard error"),
+  json: JSON_FLAG,
+  help: HELP,
+} as const
+
+export const PROBE_OPTIONS = { json: JSON_FLAG, help: HELP } as const
+
+export const COMMANDS: Readonly<Record<string, Command>> = {
+  demo: command({
+    summary: 'move a running guest between two processes of this host, and watch its pages arrive',
+    options: DEMO_OPTIONS,
+    notes: [
+      'It starts a receiver and a source as processes of their own, which talk over TCP on the loopback interface. ' +
+        'It ends well only if the guest went on without a gap or a repeat and all its RAM was right.',
+    ],
+    examples: ['farfault demo', 'farfault demo --slow', 'farfault demo --postcopy auto --json'],
+    load: async () => (await import('./demo.js')).demo,
+  }),
+  receive: command({
+    summary: 'wait for a guest, run it while its RAM arrives, and check it',
+    options: RECEIVE_OPTIONS,
+    notes: [
+      'ctrl-C while it waits or while RAM comes first (precopy) gives up: the source keeps the guest. After the switch the ' +
+        'guest lives here, so the first ctrl-C lets the transfer finish, and only the second destroys the guest.',
+    ],
+    examples: ['farfault receive --listen tcp:0.0.0.0:4444', 'farfault receive --listen unix:/tmp/guest.sock --json'],
+    load: async () => (await import('./receive.js')).receiveCommand,
+  }),
+  migrate: command({
+    summary: 'boot a guest here and move it to a receiver while it runs',
+    options: MIGRATE_OPTIONS,
+    notes: [
+      'p and enter, or the signal SIGUSR1, switches to postcopy at once.',
+      'ctrl-C before the switch cancels: the guest runs on here until the next ctrl-C. After the switch this process ' +
+        'holds RAM that the guest still needs: it goes on, and only a second ctrl-C within 5 s abandons the guest.',
+      'If the migration fails before the switch, the guest runs on here: that is shown, the guest is stopped, and its RAM is ' +
+        'checked; with --keep it runs until ctrl-C.',
+    ],
+    examples: [
+      'farfault migrate --to tcp:host:4444',
+      'farfault migrate --to unix:/tmp/guest.sock --postcopy never --guest pattern --rate 2000',
+    ],
+    load: async () => (await import('./migrate.js')).migrateCommand,
+  }),
+  probe: command({
+    summary: 'say whether this host can receive a guest by postcopy, and what to change if not',
+    options: PROBE_OPTIONS,
+    notes: ['The exit status is 0 when it can, and 1 when it cannot.'],
+    examples: ['farfault probe', 'farfault probe --json'],
+    load: async () => (await import('./probe.js')).probeCommand,
+  }),
+}

@@ -1,0 +1,192 @@
+// Whatever bytes a destination sends back: a typed error, or requests for pages that exist. Nothing else reaches the
+// source, and nothing is left over.
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { ChannelError, FarfaultError, ProtocolError, SystemError } from '../../src/errors.js'
+import type { GuestRemote } from '../../src/guest/guest-remote.js'
+import { createMachine } from '../../src/machine.js'
+import { acceptOn, closeFd, connectTo, listenOn, sendAll, shutdownChannel } from '../../src/os/channel.js'
+import { mapAnonymous } from '../../src/os/mapping.js'
+import { createWake } from '../../src/os/wake.js'
+import { numberBlocks } from '../../src/ram/block.js'
+import { createOutgoing, type OutgoingOptions } from '../../src/source/outgoing.js'
+import { SOURCE_STATS } from '../../src/source/report.js'
+import { SOURCE_STATUS } from '../../src/source/status.js'
+import { createStats, statsBytes } from '../../src/stats.js'
+import {
+  createReturnPathParser,
+  encodeReceivedBitmap,
+  encodeReturnMessage,
+  type ReturnMessage,
+} from '../../src/wire/messages.js'
+import type { Pieces } from './base-streams.js'
+import { openDescriptors, postcopySkipReason, watchedMappings } from './host.js'
+import { spoil } from './mutations.js'
+import { createRandom, eachSeed, type Random, SEEDS } from './random.js'
+
+const KiB = 1024
+const BLOCKS = numberBlocks(
+  [
+    { name: 'a', length: 256 * KiB, pageSize: 4096 },
+    { name: 'b', length: 64 * KiB, pageSize: 4096 },
+  ].map((shape) => ({ ...shape, address: mapAnonymous(shape.length).address })),
+)
+const skip = postcopySkipReason()
+const options: OutgoingOptions = {
+  machine: 'farfault-hostile',
+  postcopy: 'now',
+  downtimeLimitMs: 25,
+  maxBandwidth: 0,
+  maxPostcopyBandwidth: 0,
+  setupTimeoutMs: 1000,
+}
+
+const messages: readonly ReturnMessage[] = [
+  { name: 'PONG', value: 1 },
+  { name: 'SWITCHOVER_ACK' },
+  { name: 'REQ_PAGES_ID', start: 8192, length: 4096, block: 'a' },
+  { name: 'REQ_PAGES', start: 0, length: 4096 },
+  { name: 'REQ_PAGES', start: 252 * KiB, length: 4096 },
+  { name: 'REQ_PAGES_ID', start: 60 * KiB, length: 4096, block: 'b' },
+  { name: 'REQ_PAGES', start: 0, length: 64 * KiB },
+  { name: 'PONG', value: 0x1000 },
+  { name: 'SHUT', value: 0 },
+]
+const BASES: readonly Pieces[] = [
+  messages.map(encodeReturnMessage),
+  Array.from({ length: 300 }, (_, i) =>
+    encodeReturnMessage(
+      i === 0
+        ? { name: 'REQ_PAGES_ID', start: 0, length: 4096, block: 'a' }
+        : { name: 'REQ_PAGES', start: (i % 64) * 4096, length: 4096 },
+    ),
+  ),
+  [
+    encodeReceivedBitmap('a', new Uint8Array(8)),
+    encodeReturnMessage({ name: 'RESUME_ACK', value: 1 }),
+    encodeReturnMessage({ name: 'REQ_PAGES', start: 0, length: 0xffff_f000 }),
+    encodeReturnMessage({ name: 'REQ_PAGES_ID', start: 2 ** 40, length: 4096, block: 'nobody' }),
+    encodeReturnMessage({ name: 'SHUT', value: 7 }),
+  ],
+]
+
+interface SourceUnderTest {
+  /** Sends `bytes` in pieces over the return path; answers the error it ends with, if any, and what was asked for. */
+  feed(bytes: Uint8Array, random: Random): { error: unknown; requests: number }
+  close(): void
+}
+
+/** The source's half of a connection after the switch, with all of RAM still to send. */
+function sourceUnderTest(listenUri: string): SourceUnderTest {
+  const wake = createWake()
+  const listener = listenOn(listenUri)
+  const statsMemory = new SharedArrayBuffer(statsBytes(SOURCE_STATS))
+
+  function feed(bytes: Uint8Array, random: Random): { error: unknown; requests: number } {
+    const near = connectTo(listener.uri, { timeoutMs: 1000 })
+    const far = acceptOn(listener.fd, wake.fd, 1000) as number
+    const stats = createStats(SOURCE_STATS, statsMemory)
+    stats.requests = 0
+    const o = createOutgoing({
+      fd: near,
+      wake,
+      options,
+      blocks: BLOCKS,
+      guest: {} as GuestRemote,
+      status: createMachine('source', SOURCE_STATUS, new Int32Array(1), 0),
+      stats,
+      takeOrders: () => [],
+    })
+    for (const bitmap of o.dirty) bitmap.setRange(0, bitmap.length)
+    o.committed = true
+    const pump = (): void => {
+      o.link.pump(0)
+      while (o.order.nextRequested()) {
+        const { blockIndex, page } = o.order.pick
+        assert(page < BLOCKS[blockIndex]!.pages, 'a page outside of its block would be sent')
+      }
+    }
+    try {
+      for (let at = 0; at < bytes.length; ) {
+        const count = random.oneIn(3) ? 1 + random.integer(20) : 4096
+        sendAll(far, bytes.subarray(at, at + count))
+        at += count
+        pump()
+      }
+      shutdownChannel(far)
+      // After a SHUT the end is no error; without one it is.
+      for (let i = 0; i < 3; i++) pump()
+      return { error: undefined, requests: stats.requests }
+    } catch (error) {
+      return { error, requests: stats.requests }
+    } finally {
+      o.close()
+      closeFd(near)
+      closeFd(far)
+    }
+  }
+
+  return {
+    feed,
+    close() {
+      listener.close()
+      wake.close()
+    },
+  }
+}
+
+function assertTyped(error: unknown): void {
+  if (error === undefined) return
+  if (!(error instanceof FarfaultError) || error instanceof SystemError) throw error
+}
+
+test('hostile return paths into the source', { skip, timeout: 60_000 }, (t) => {
+  const cases = SEEDS.count(10_000)
+  const source = sourceUnderTest(`unix:/tmp/farfault-hostile-${process.pid}`)
+  try {
+    assert.deepEqual(source.feed(Buffer.concat(BASES[0]!), createRandom(0)), {
+      error: undefined,
+      requests: 5,
+    })
+    const descriptors = openDescriptors().length
+    const ends = new Map<string, number>()
+    eachSeed(cases, (random) => {
+      const { bytes } = spoil(random.pick(BASES), random, BASES)
+      const { error } = source.feed(bytes, random)
+      assertTyped(error)
+      const end = error === undefined ? 'ok' : (error as Error).message.replace(/[\d"].*/, '')
+      ends.set(end, (ends.get(end) ?? 0) + 1)
+    })
+    assert.equal(openDescriptors().length, descriptors, 'descriptors left open')
+    assert.deepEqual(watchedMappings(), [], 'ranges are still watched')
+    t.diagnostic(`${cases} cases, ${ends.get('ok')} of them sound all the same, ${ends.size} different ends`)
+    if (cases >= 1000) assert(ends.size > 10 && (ends.get('ok') ?? 0) > 10)
+  } finally {
+    source.close()
+  }
+})
+
+test('the parser takes a return path the same however it is split', { timeout: 60_000 }, () => {
+  eachSeed(SEEDS.count(10_000) / 5, (random) => {
+    const { bytes } = spoil(random.pick(BASES), random, BASES)
+    const parse = (mostAtOnce: number) => {
+      const seen: ReturnMessage[] = []
+      const parser = createReturnPathParser((message) => void seen.push(message))
+      let failure: unknown
+      try {
+        for (let at = 0; at < bytes.length; ) {
+          const count = 1 + random.integer(mostAtOnce)
+          parser.feed(bytes.subarray(at, at + count))
+          at += count
+        }
+        parser.end()
+      } catch (error) {
+        assert(error instanceof ProtocolError || error instanceof ChannelError, String(error))
+        failure = error.message
+      }
+      return { seen, failure }
+    }
+    assert.deepEqual(parse(3), parse(4096))
+  })
+})
