@@ -72,8 +72,13 @@ export const RECEIVE_OPTIONS = {
     'auto takes a guest that farfault can run; ram takes the RAM of any machine, and keeps its devices as bytes',
   ),
   'max-memory': withDefault('SIZE', size, '64G', 'refuse a guest with more RAM'),
-  'run-for': withDefault('TIME', durationOrForever, '2s', 'how long the guest runs on before it is checked; or forever'),
-  serial: optional('FILE', text, "append what the guest prints to FILE; - is standard error"),
+  'run-for': withDefault(
+    'TIME',
+    durationOrForever,
+    '2s',
+    'how long the guest runs on before it is checked; or forever',
+  ),
+  serial: optional('FILE', text, 'append what the guest prints to FILE; - is standard error'),
   json: JSON_FLAG,
   help: HELP,
 } as const
@@ -98,7 +103,10 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       'ctrl-C while it waits or while RAM comes first (precopy) gives up: the source keeps the guest. After the switch the ' +
         'guest lives here, so the first ctrl-C lets the transfer finish, and only the second destroys the guest.',
     ],
-    examples: ['farfault receive --listen tcp:0.0.0.0:4444', 'farfault receive --listen unix:/tmp/guest.sock --json'],
+    examples: [
+      'farfault receive --listen tcp:0.0.0.0:4444',
+      'farfault receive --listen unix:/tmp/guest.sock --json',
+    ],
     load: async () => (await import('./receive.js')).receiveCommand,
   }),
   migrate: command({

@@ -21,9 +21,7 @@ export type SideMessage =
   | { readonly type: 'report'; readonly report: SideReport }
 
 /** From the coordinator to a side. */
-export type SideOrder =
-  | { readonly order: 'interrupt' }
-  | { readonly order: 'map'; readonly cells: number }
+export type SideOrder = { readonly order: 'interrupt' } | { readonly order: 'map'; readonly cells: number }
 
 export interface Control {
   /** This process is one side of a demo: it reports to a coordinator, and keeps no guest for a user. */

@@ -10,7 +10,12 @@ export const GUEST_OPTIONS = {
   guest: withDefault('v86|pattern', oneOf(['v86', 'pattern']), 'v86', 'an emulated PC, or a test pattern'),
   memory: withDefault('SIZE', size, '128M', 'RAM of the guest'),
   range: optional('START-END', range, 'v86: the part of RAM it counts up, pass after pass (1M-100M)'),
-  pattern: withDefault('NAME', oneOf(PATTERNS), 'random', `pattern: order of the pages; ${PATTERNS.join(', ')}`),
+  pattern: withDefault(
+    'NAME',
+    oneOf(PATTERNS),
+    'random',
+    `pattern: order of the pages; ${PATTERNS.join(', ')}`,
+  ),
   rate: optional('N', count(1), 'pattern: pages visited a second (as fast as it can)'),
   touch: optional('N', count(1), 'pattern: how many pages are ever used, spread over RAM (all)'),
   writes: withDefault('SHARE', share, '0.5', 'pattern: visits that also write'),

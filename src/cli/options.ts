@@ -85,9 +85,11 @@ function collect(command: string, table: OptionTable, args: readonly string[]): 
     if (token.kind !== 'option') continue
     const option = table[token.name]
     if (option === undefined) {
-      throw new UsageError(`unknown option ${token.rawName}${guess(token.name, table)}; see farfault ${command} --help`)
+      throw new UsageError(
+        `unknown option ${token.rawName}${guess(token.name, table)}; see farfault ${command} --help`,
+      )
     }
-    given.set(token.name, valueOf(token, option))
+    given.set(token.name, textOf(token, option))
   }
   return given
 }
@@ -98,7 +100,7 @@ interface OptionToken {
   readonly inlineValue: boolean | undefined
 }
 
-function valueOf({ name, value, inlineValue }: OptionToken, { placeholder }: Option<unknown>): string {
+function textOf({ name, value, inlineValue }: OptionToken, { placeholder }: Option<unknown>): string {
   if (placeholder === undefined) {
     if (value !== undefined) throw new UsageError(`--${name} takes no value`)
     return ''
@@ -112,6 +114,8 @@ function valueOf({ name, value, inlineValue }: OptionToken, { placeholder }: Opt
 
 /** The option that was probably meant: one that begins alike. */
 function guess(name: string, table: OptionTable): string {
-  const alike = Object.keys(table).find((known) => known.startsWith(name) || known.slice(0, 4) === name.slice(0, 4))
+  const alike = Object.keys(table).find(
+    (known) => known.startsWith(name) || known.slice(0, 4) === name.slice(0, 4),
+  )
   return alike === undefined ? '' : `, perhaps --${alike}`
 }

@@ -116,22 +116,24 @@ function legend(colour: boolean, columns: number): string {
 }
 
 /** One line for a log: the time, the status of the side that knows most, and how far it is. */
-export function renderLine({ source, destination, bytesPerSecond }: View, now: Date): string {
+export function renderLine(view: View, now: Date): string {
+  const { source, destination, bytesPerSecond } = view
   const parts: string[] = []
   if (destination !== undefined && destination.map.length > 0) {
     parts.push(`${receivedPercent(destination.map)} % received`)
     parts.push(`${counted(destination.requests, 'page')} asked for`)
   } else if (source !== undefined) {
     if (source.passes > 0) parts.push(`pass ${source.passes}`)
-    parts.push(`${bytes(source.bytes)} sent`)
+    if (source.bytes > 0) parts.push(`${bytes(source.bytes)} sent`)
     if (source.bytesRemaining > 0) parts.push(`${bytes(source.bytesRemaining)} left`)
-    parts.push(counted(source.requests, 'request'))
+    if (source.requests > 0) parts.push(counted(source.requests, 'request'))
   }
   if (bytesPerSecond > 0) parts.push(`${bytes(bytesPerSecond)}/s`)
-  return `${seconds(now)} ${statusOf({ source, destination })} ${parts.join(', ')}`.trimEnd()
+  return `${seconds(now)} ${statusOf(view)} ${parts.join(', ')}`.trimEnd()
 }
 
-/** What a change of shows that a line is due at once. */
-export function statusOf({ source, destination }: Partial<View>): string {
-  return source?.status ?? destination?.status ?? 'starting'
+/** A change of it shows that a line is due at once. */
+export function statusOf({ source, destination }: Omit<View, 'bytesPerSecond'>): string {
+  const status = source?.status ?? destination?.status ?? 'none'
+  return status === 'none' ? 'starting' : status
 }

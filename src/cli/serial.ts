@@ -83,7 +83,8 @@ function checkLetters(source: GuestTrack, destination: GuestTrack): Continuity {
   const expected = letterNumber(before.characters)
   const total = before.characters + after.characters
   const wrong = (detail: string): Continuity => ({ ok: false, detail })
-  if (before.characters > 0 && before.head[0] !== 'a') return wrong(`the first letter was "${before.head[0]}"`)
+  if (before.characters > 0 && before.head[0] !== 'a')
+    return wrong(`the first letter was "${before.head[0]}"`)
   if (before.breaks > 0) return wrong(`the letters before the switch break off ${before.breaks} times`)
   if (after.breaks > 0) return wrong(`the letters after the switch break off ${after.breaks} times`)
   if (after.characters > 0 && after.head[0] !== expected) {

@@ -27,6 +27,7 @@ export function microseconds(us: number): string {
 export const number = (value: number): string => value.toLocaleString('en-US')
 
 /** Singular or plural: `1 fault`, `2 faults`. */
-export const counted = (value: number, noun: string): string => `${number(value)} ${noun}${value === 1 ? '' : 's'}`
+export const counted = (value: number, noun: string): string =>
+  `${number(value)} ${noun}${value === 1 ? '' : 's'}`
 
 export const seconds = (date: Date): string => date.toTimeString().slice(0, 8)

@@ -16,7 +16,7 @@ import type { GuestHandle } from '../guest/guest-handle.js'
 import type { FirstInstruction } from '../guest/guest-messages.js'
 import type { GuestConnection } from '../guest/guest-remote.js'
 import { createMachine } from '../machine.js'
-import { listenOn, shutdownChannel } from '../os/channel.js'
+import { closeFd, listenOn, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
 import { openUserfaultfd, type Userfaultfd } from '../os/userfaultfd.js'
 import type { Feature } from '../os/userfaultfd-abi.js'
@@ -183,10 +183,13 @@ export function receive(options: ReceiveOptions): Incoming {
   }
 
   async function tearDown(ok: boolean): Promise<void> {
-    const destroyed = ok ? undefined : setup?.guest.destroy() // before its RAM is let go: it must not run on zeros
+    const destroyed = ok ? undefined : setup?.guest.kill() // before its RAM is let go: it must not run on zeros
     letGo()
     await destroyed
     await setup?.faultWorker?.terminate()
+    // Closed here and last: until now other threads knew the number, which the kernel gives to whoever opens next.
+    if (channelFd >= 0) closeFd(channelFd)
+    channelFd = -1
     trace('postcopy_ram_incoming_cleanup_closeuf')
     setup?.userfaultfd?.close()
     wake.close()
@@ -197,7 +200,7 @@ export function receive(options: ReceiveOptions): Incoming {
   const forget = beforeExit(() => {
     abort(new CancelledError('the process is exiting'))
     // The thread is told to end before its pages are let go: it must not run on zeros.
-    if (setup !== undefined && !status.is('completed')) void setup.guest.destroy()
+    if (setup !== undefined && !status.is('completed')) void setup.guest.kill()
     letGo()
     Atomics.add(cells, CELL.answers, 1)
     Atomics.notify(cells, CELL.answers)
@@ -225,7 +228,6 @@ export function receive(options: ReceiveOptions): Incoming {
     })
     worker.on('error', reject)
     worker.on('exit', () => {
-      channelFd = -1
       if (!ok) failure ??= new CancelledError('receiving was cancelled')
       void (async () => {
         await tearDown(ok)

@@ -6,7 +6,7 @@ import { ChannelError, type ErrorMessage, errorFromMessage, errorToMessage, Gues
 import { createGuestRemote, type GuestConnection } from '../guest/guest-remote.js'
 import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
-import { acceptOn, closeFd, readSome, shutdownChannel } from '../os/channel.js'
+import { acceptOn, readSome, shutdownChannel } from '../os/channel.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
 import { userfaultfdFromFd } from '../os/userfaultfd.js'
 import { wakeFromFd } from '../os/wake.js'
@@ -180,16 +180,14 @@ try {
   const accepted = acceptOn(data.listenFd, listenWake.fd)
   if (accepted !== 'woken') {
     channelFd = accepted
-    status.step('incoming')
     tell({ connected: channelFd })
+    status.step('incoming')
     receive(channelFd)
   }
 } catch (error) {
   if (status.can('fail')) status.step('fail')
   tell({ failed: errorToMessage(error), stoppedAtUs: undefined })
 } finally {
-  if (channelFd >= 0) {
-    shutdownChannel(channelFd)
-    closeFd(channelFd)
-  }
+  // The main thread closes it, when no thread can use the number any more.
+  if (channelFd >= 0) shutdownChannel(channelFd)
 }

@@ -3,6 +3,7 @@
 import { EventEmitter } from 'node:events'
 import { MessageChannel, Worker } from 'node:worker_threads'
 import { errorFromMessage, GuestError } from '../errors.js'
+import { unmap } from '../os/mapping.js'
 import type { GuestCheck, GuestRamBlock } from './guest.js'
 import {
   CELL,
@@ -54,6 +55,8 @@ export interface GuestHandle {
    * after the page's range has been unregistered. Idempotent.
    */
   destroy(): Promise<void>
+  /** The same without a word to the guest: it executes nothing more, however its thread may be let go from a page. */
+  kill(): Promise<void>
 }
 
 /** Resolves when the guest exists, stopped. Rejects with what its module threw. */
@@ -85,6 +88,7 @@ export async function startGuest(spec: GuestSpec): Promise<GuestHandle> {
     },
     connect: thread.connect,
     destroy: thread.destroy,
+    kill: thread.kill,
   }
 }
 
@@ -93,6 +97,7 @@ interface GuestThread {
   ask<Op extends keyof MainAnswers>(op: Op): Promise<MainAnswers[Op]>
   connect(): GuestConnection
   destroy(): Promise<void>
+  kill(): Promise<void>
 }
 
 function guestThread(worker: Worker, events: EventEmitter<GuestEvents>): GuestThread {
@@ -103,6 +108,8 @@ function guestThread(worker: Worker, events: EventEmitter<GuestEvents>): GuestTh
   let lastId = 0
   let alive = true
   let destroyed: Promise<void> | undefined
+  /** To be unmapped when the thread has ended. */
+  let mapped: readonly GuestRamBlock[] = []
 
   function settle({ id, value, error }: EngineReply): void {
     const asked = waiting.get(id)
@@ -114,6 +121,7 @@ function guestThread(worker: Worker, events: EventEmitter<GuestEvents>): GuestTh
   const onEvent = (event: GuestEvent) => {
     switch (event.event) {
       case 'ready':
+        if (event.unmapBlocks) mapped = event.blocks
         return ready.resolve(event)
       case 'createFailed':
         ready.reject(errorFromMessage(event.error))
@@ -164,12 +172,18 @@ function guestThread(worker: Worker, events: EventEmitter<GuestEvents>): GuestTh
     return destroyed
   }
 
+  function kill(): Promise<void> {
+    void worker.terminate() // takes effect before this returns: what the thread would execute next, it does not
+    return destroy()
+  }
+
   // A rejection is for whoever awaits `startGuest`; after that, `failed` tells.
   ready.promise.catch(() => {})
   worker.on('message', onEvent)
   worker.on('error', (cause) => broke(new GuestError(`the guest thread broke: ${cause}`, { cause })))
   worker.on('exit', () => {
     broke(new GuestError('the guest thread ended by itself'))
+    for (const block of mapped) unmap(block.address, block.length)
     ended.resolve()
   })
   return {
@@ -191,6 +205,7 @@ function guestThread(worker: Worker, events: EventEmitter<GuestEvents>): GuestTh
       return { port: port2, cell }
     },
     destroy,
+    kill,
   }
 }
 

@@ -83,7 +83,12 @@ export type MainRequest =
   | { readonly op: 'destroy' }
 
 export type GuestEvent =
-  | { readonly event: 'ready'; readonly machine: string; readonly blocks: readonly GuestRamBlock[] }
+  | {
+      readonly event: 'ready'
+      readonly machine: string
+      readonly blocks: readonly GuestRamBlock[]
+      readonly unmapBlocks: boolean
+    }
   | { readonly event: 'createFailed' | 'failed'; readonly error: ErrorMessage }
   | { readonly event: 'output'; readonly bytes: Uint8Array }
   | ({ readonly event: 'firstInstruction' } & FirstInstruction)

@@ -158,7 +158,8 @@ async function answer(id: number, work: () => unknown): Promise<EngineReply> {
 try {
   const guest = await createGuest()
   serve(guest)
-  tell({ event: 'ready', machine: guest.machine, blocks: guest.blocks })
+  const { machine, blocks, unmapBlocks = false } = guest
+  tell({ event: 'ready', machine, blocks, unmapBlocks })
 } catch (error) {
   tell({ event: 'createFailed', error: errorToMessage(error) })
 }

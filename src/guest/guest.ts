@@ -33,6 +33,11 @@ export interface GuestContext {
 
 /** All methods run on the guest thread. */
 export interface Guest {
+  /**
+   * True when the blocks are mappings that the guest has made itself: they outlive its thread, and its handle unmaps them
+   * when that has ended. False (default) when they go with the thread, as the memory of a WebAssembly module does.
+   */
+  readonly unmapBlocks?: boolean
   /** Machine type on the wire, in the configuration section: both ends must agree. */
   readonly machine: string
   readonly blocks: readonly GuestRamBlock[]
@@ -58,7 +63,7 @@ export interface Guest {
   check(): GuestCheck
   /** Progress in the guest's own unit, for display: passes of the ROM guest, steps of the pattern guest. */
   progress(): number
-  /** Free what was mapped. Called once, when nothing uses the RAM any more; no method is called after it. */
+  /** Give back what else the guest holds (files, sockets). Called once before its thread ends, unless that is killed. */
   dispose?(): void
 }
 

@@ -48,6 +48,7 @@ export async function create(options: unknown, context: GuestContext): Promise<G
   return {
     machine: MACHINE,
     blocks: ram.blocks,
+    unmapBlocks: true,
     run(firstInstruction) {
       const page = pageOfSlot(state, ram, state.next)
       Atomics.load(ram.viewOfPage(page), ram.wordOf(page))
@@ -64,7 +65,6 @@ export async function create(options: unknown, context: GuestContext): Promise<G
     },
     check: () => checkAll(state, ram),
     progress: () => state.steps,
-    dispose: ram.unmap,
   }
 }
 

@@ -31,6 +31,7 @@ export async function create(options: unknown, context: GuestContext): Promise<G
   return {
     machine,
     blocks: ram.blocks,
+    unmapBlocks: true,
     run(firstInstruction) {
       reader.step()
       firstInstruction()
@@ -45,7 +46,6 @@ export async function create(options: unknown, context: GuestContext): Promise<G
     },
     check: () => ({ ok: true, detail: `${reader.done()} of ${ram.pageCount} pages read; nothing to check` }),
     progress: reader.done,
-    dispose: ram.unmap,
   }
 }
 

@@ -90,7 +90,7 @@ function map(
     unmap() {
       if (!mapped) return
       mapped = false
-      check('munmap', libc().munmap(address, length), hex(address))
+      unmap(address, length)
     },
   }
 }
@@ -131,6 +131,11 @@ export function createMemfd(name: string, length: number, options: MemfdOptions 
     throw error
   }
   return fd
+}
+
+/** Give a range back whose mapping another thread made. */
+export function unmap(address: number, length: number): void {
+  check('munmap', libc().munmap(address, length), hex(address))
 }
 
 /** Drop the pages: private anonymous ones read as zeros again, or fault anew where userfaultfd watches. */

@@ -94,7 +94,10 @@ function neverRanThere({ outgoing: o }: Progress): boolean {
 
 /** The guest goes on here, as if nothing had been, unless the destination may have run it. */
 function giveUp(p: Progress, error: unknown): void {
-  if (neverRanThere(p)) guest.resume()
+  if (neverRanThere(p)) {
+    guest.resume()
+    guest.holdBalloon(false)
+  }
   if (error instanceof CancelledError) {
     status.step('cancel')
     status.step('cancelled')
