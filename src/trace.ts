@@ -18,7 +18,6 @@ export const TRACE_EVENTS = {
   postcopy_ram_fault_thread_exit: [],
   postcopy_ram_fault_thread_quit: [],
   postcopy_ram_fault_thread_request: ['address', 'block', 'offset', 'thread'],
-  postcopy_page_req_sync: ['block', 'offset'],
   postcopy_place_page: ['block', 'offset', 'pages'],
   postcopy_place_page_zero: ['block', 'offset', 'pages'],
   postcopy_ram_incoming_cleanup_entry: [],

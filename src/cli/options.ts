@@ -106,7 +106,7 @@ function textOf({ name, value, inlineValue }: OptionToken, { placeholder }: Opti
     return ''
   }
   // A value that looks like an option is one: its own value was forgotten.
-  if (value === undefined || (!inlineValue && value.startsWith('-'))) {
+  if (value === undefined || (!inlineValue && /^-./.test(value))) {
     throw new UsageError(`--${name} needs a value: --${name} ${placeholder}`)
   }
   return value

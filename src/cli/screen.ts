@@ -51,12 +51,12 @@ export function renderScreen(view: View, size: ScreenSize, colour: boolean): str
 function sourceLine({ status, passes, bytes: sent, bytesRemaining, requests }: SourceView): string {
   const pass = passes === 0 ? '' : `   pass ${passes}`
   const left = status === 'active' || status === 'postcopy-active' ? `   ${bytes(bytesRemaining)} left` : ''
-  return `source       ${status.padEnd(16)}${bytes(sent)} sent${left}${pass}   ${counted(requests, 'request')}`
+  return `source       ${status.padEnd(17)}${bytes(sent)} sent${left}${pass}   ${counted(requests, 'request')}`
 }
 
 function destinationLine({ status, map, requests, bytes: came }: DestinationView): string {
   return (
-    `destination  ${status.padEnd(16)}${bytes(came)} came   ${receivedPercent(map)} % received   ` +
+    `destination  ${status.padEnd(17)}${bytes(came)} came   ${receivedPercent(map)} % received   ` +
     `${counted(requests, 'page')} asked for`
   )
 }

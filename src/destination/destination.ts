@@ -16,7 +16,7 @@ import type { GuestHandle } from '../guest/guest-handle.js'
 import type { FirstInstruction } from '../guest/guest-messages.js'
 import type { GuestConnection } from '../guest/guest-remote.js'
 import { createMachine } from '../machine.js'
-import { closeFd, listenOn, shutdownChannel } from '../os/channel.js'
+import { closeFd, listenOn, shutdownChannel, shutdownReceiving } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
 import { openUserfaultfd, type Userfaultfd } from '../os/userfaultfd.js'
 import type { Feature } from '../os/userfaultfd-abi.js'
@@ -69,6 +69,9 @@ interface Setup {
   readonly connection: GuestConnection
 }
 
+/** How long the stream thread may take to tell the source that the guest has failed. */
+const LAST_WORDS_MS = 1000
+
 /** Listens at once. @throws UsageError, ChannelError, HostUnsupportedError */
 export function receive(options: ReceiveOptions): Incoming {
   const listener = listenOn(options.listen)
@@ -98,6 +101,14 @@ export function receive(options: ReceiveOptions): Incoming {
     if (channelFd >= 0) shutdownChannel(channelFd)
   }
 
+  /** The guest failed: the stream thread ends as well, but first it tells the source, which may still have the guest. */
+  function endFor(error: Error): void {
+    failure ??= error
+    Atomics.store(cells, CELL.stopReading, 1)
+    if (channelFd >= 0) shutdownReceiving(channelFd)
+    setTimeout(() => abort(error), LAST_WORDS_MS).unref()
+  }
+
   async function prepare(announcement: Announcement): Promise<void> {
     announced = announcement
     let answer: PrepareAnswer
@@ -119,7 +130,7 @@ export function receive(options: ReceiveOptions): Incoming {
     const guest = await options.guest(machine, shapes)
     try {
       assertSameShape(guest, machine, shapes)
-      guest.on('failed', (error) => abort(error))
+      guest.on('failed', endFor)
       guest.on('firstInstruction', (times) => {
         firstInstruction = times
       })

@@ -4,7 +4,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { ChannelError, errorToMessage, GuestError } from '../errors.js'
 import { CELL as GUEST_CELL, OUTCOME } from '../guest/guest-messages.js'
-import { shutdownChannel } from '../os/channel.js'
+import { shutdownChannel, shutdownReceiving } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
 import { createPoll, POLL_EVENTS } from '../os/poll.js'
 import { userfaultfdFromFd } from '../os/userfaultfd.js'
@@ -106,7 +106,11 @@ function request(block: RamBlock, start: number): void {
 /** The guest thread has loaded its devices (or could not): tell the source, or end the stream. */
 function confirmLoaded(): void {
   const loaded = Atomics.load(data.guestCell, GUEST_CELL.loaded)
-  if (loaded === OUTCOME.failed) shutdownChannel(data.channelFd)
+  if (loaded === OUTCOME.failed) {
+    // Not both directions: the stream thread has to tell the source that the guest never ran here.
+    Atomics.store(cells, CELL.stopReading, 1)
+    shutdownReceiving(data.channelFd)
+  }
   if (loaded !== OUTCOME.done) return
   const pong = Atomics.exchange(cells, CELL.pongWhenLoaded, 0)
   if (pong === 0 || channelLost) return

@@ -19,6 +19,8 @@ export const CELL = {
   answers: 5,
   /** The PONG to send when the guest has loaded its device state, plus one; 0: none. */
   pongWhenLoaded: 6,
+  /** 1: the stream thread reads no more; what it has to send still goes out. */
+  stopReading: 7,
   count: 8,
 } as const
 

@@ -79,7 +79,9 @@ function askForGuest(announcement: Announcement): Exclude<PrepareAnswer, { error
 function receive(channelFd: number): void {
   const buffer = mapAnonymous(LIMITS.receiveBufferBytes)
   const bytes = viewOf(buffer.address, buffer.length)
-  const reader = createStreamReader(bytes, (at, max) => readSome(channelFd, buffer.address + at, max))
+  const reader = createStreamReader(bytes, (at, max) =>
+    Atomics.load(cells, CELL.stopReading) === 1 ? 0 : readSome(channelFd, buffer.address + at, max),
+  )
 
   function prepare(announcement: Announcement): Prepared {
     const { blocks, maps, guest, userfaultfdFd, faultWakeFd } = askForGuest(announcement)

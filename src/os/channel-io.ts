@@ -8,7 +8,7 @@ import { LINUX, MSGHDR } from './linux-abi.js'
 import { type NativeBuffer, nativeBuffer, setU64 } from './memory.js'
 
 /** NOSIGNAL: a closed peer is an error to be returned, not a signal. */
-const { MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, SIOCOUTQ } = LINUX
+const { MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RD, SHUT_RDWR, SIOCOUTQ } = LINUX
 
 const EAGAIN = errnoOf('EAGAIN')
 /** What the peer or the network can do to us. Anything else is a fault of ours or of the host. */
@@ -95,6 +95,12 @@ export function unsentBytes(fd: number): number {
 /** End both directions. A thread that is blocked on the descriptor wakes up and sees the end. Safe at any time. */
 export function shutdownChannel(fd: number): void {
   if (libc().shutdown(fd, SHUT_RDWR) === -1 && errno() !== errnoOf('ENOTCONN'))
+    throw transferError('shutdown', fd)
+}
+
+/** The same for what comes in alone: what is sent still goes out. Bytes that arrive later may be read nevertheless. */
+export function shutdownReceiving(fd: number): void {
+  if (libc().shutdown(fd, SHUT_RD) === -1 && errno() !== errnoOf('ENOTCONN'))
     throw transferError('shutdown', fd)
 }
 

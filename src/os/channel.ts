@@ -15,6 +15,7 @@ export {
   readSome,
   sendAll,
   shutdownChannel,
+  shutdownReceiving,
   tryRead,
   trySend,
   trySendVector,

@@ -28,7 +28,7 @@ export function wakeFromFd(fd: number): Wake {
     fd,
     signal() {
       // It can only fail when the counter is full, and then it is readable anyway.
-      libc().write(fd, one.address, 8)
+      if (open) libc().write(fd, one.address, 8) // a closed number may be another file's by now
     },
     drain: () => libc().read(fd, count.address, 8) === 8,
     close() {

@@ -92,8 +92,19 @@ function neverRanThere({ outgoing: o }: Progress): boolean {
   return o === undefined || !o.committed || (o.link.shut === 1 && !o.pongs.has(PING.loaded))
 }
 
+/** What the destination sent before the connection broke may not have been read yet: why it failed, above all. */
+function hearLastWords(o: Outgoing | undefined, error: unknown): void {
+  if (o === undefined || o.link.shut !== undefined || !(error instanceof ChannelError)) return
+  try {
+    o.link.pump(0)
+  } catch {
+    // SHUT, or the end of the connection, which is known.
+  }
+}
+
 /** The guest goes on here, as if nothing had been, unless the destination may have run it. */
 function giveUp(p: Progress, error: unknown): void {
+  hearLastWords(p.outgoing, error)
   if (neverRanThere(p)) {
     guest.resume()
     guest.holdBalloon(false)

@@ -15,6 +15,7 @@ import {
   type SourceReport,
   startGuest,
 } from '../../src/index.js'
+import type { BaseStream } from './base-streams.js'
 
 export const MiB = 1024 * 1024
 
@@ -102,4 +103,11 @@ export async function status(ends: { readonly status: string }, ...wanted: strin
     if (wanted.includes(ends.status)) return
   }
   assert.fail(`still "${ends.status}", not ${wanted.join(' or ')}`)
+}
+
+/** A stream up to and with the package: whoever takes it in has a running guest, and no RAM for it. */
+export function upToPackage(bases: readonly BaseStream[]): Uint8Array {
+  const { pieces } = bases.find(({ name }) => name === 'postcopy at once')!
+  const packaged = pieces.findIndex(([record, , command]) => record === 8 && command === 7)
+  return Buffer.concat(pieces.slice(0, packaged + 2))
 }

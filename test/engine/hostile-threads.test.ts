@@ -13,6 +13,7 @@ import {
   startGuest,
 } from '../../src/index.js'
 import { type BlockShape, baseStreams } from './base-streams.js'
+import { upToPackage } from './guests.js'
 import { descriptorsSince, openDescriptors, postcopySkipReason, watchedMappings } from './host.js'
 import { spoil } from './mutations.js'
 import { createRandom, SEEDS } from './random.js'
@@ -129,9 +130,7 @@ for (const [how, leave] of [
 /** Everything up to and with the package: the guest runs, and stalls on its first page. */
 async function stalledVictim(): Promise<{ incoming: Incoming; socket: Socket }> {
   const { incoming, socket } = await victim()
-  const pieces = stream('postcopy at once')
-  const upTo = pieces.findIndex((piece) => piece[0] === 8 && piece[2] === 7) + 2
-  socket.write(Buffer.concat(pieces.slice(0, upTo)))
+  socket.write(upToPackage(BASES))
   while (incoming.stats.requests === 0) await sleep(1)
   return { incoming, socket }
 }
