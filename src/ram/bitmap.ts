@@ -45,17 +45,18 @@ export function createBitmap(
     }
   }
 
-  /** First bit at or after `from` whose word, xored with `flip`, has it set. `length` when there is none. */
-  function next(from: number, flip: number): number {
-    if (from >= length) return length
+  /** First bit in [from, end) that is set after its word was xored with `flip`; `end` when there is none. */
+  function next(from: number, end: number, flip: number): number {
+    if (from >= end) return end
+    const last = (end - 1) >>> 5
     let index = from >>> 5
     let word = (words[index]! ^ flip) & (-1 << (from & 31))
     while (word === 0) {
       index++
-      if (index >= words.length) return length
+      if (index > last) return end
       word = words[index]! ^ flip
     }
-    return Math.min(length, index * 32 + 31 - Math.clz32(word & -word))
+    return Math.min(end, index * 32 + 31 - Math.clz32(word & -word))
   }
 
   return {
@@ -71,19 +72,16 @@ export function createBitmap(
     setRange: (start, end) => fill(start, end, true),
     clearRange: (start, end) => fill(start, end, false),
     nextSet: (from) => {
-      const bit = next(from, 0)
+      const bit = next(from, length, 0)
       return bit === length ? -1 : bit
     },
-    nextClear: (from) => next(from, -1),
+    nextClear: (from) => next(from, length, -1),
     count: () => {
       let total = 0
       for (let w = 0; w < words.length; w++) total += popcount(words[w]!)
       return total
     },
-    any: (start, end) => {
-      const bit = next(start, 0)
-      return bit < Math.min(end, length)
-    },
+    any: (start, end) => next(start, end, 0) < end,
   }
 }
 

@@ -6,6 +6,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { allGone, farfault, receiver, SLOW_TRANSFER } from './farfault.js'
 
 const limit = { timeout: 30_000 }
+/** For transfers that are waited for. */
+const FASTER = '--max-postcopy-bandwidth=6M'
 
 test('while it waits, a receiver ends at once', limit, async () => {
   const { run } = await receiver()
@@ -51,7 +53,7 @@ test('in precopy the receiver gives up, and the source keeps the guest', limit, 
 test('after the switch one ctrl-C on each side loses nothing', limit, async () => {
   const destination = farfault('receive', '--listen', 'tcp:127.0.0.1:0', '--run-for', '200ms')
   const [, uri] = await destination.says(/listening on (\S+)/)
-  const source = farfault('migrate', '--to', uri!, '--postcopy=now', ...SLOW_TRANSFER)
+  const source = farfault('migrate', '--to', uri!, '--postcopy=now', ...SLOW_TRANSFER, FASTER)
   await source.says(/postcopy-active/)
   await destination.says(/postcopy-active/)
   source.child.kill('SIGINT')
@@ -80,7 +82,7 @@ test('after the switch two of them abandon the guest, and both sides end', limit
 
 test('SIGUSR1 switches to postcopy', limit, async () => {
   const { run: destination, uri } = await receiver('--run-for', '100ms')
-  const source = farfault('migrate', '--to', uri, '--postcopy=auto', '--json', ...SLOW_TRANSFER)
+  const source = farfault('migrate', '--to', uri, '--postcopy=auto', '--json', ...SLOW_TRANSFER, FASTER)
   await destination.says(/a source has connected/)
   await sleep(400)
   source.child.kill('SIGUSR1')

@@ -4,15 +4,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type GuestHandle, startGuest } from '../../src/index.js'
-import {
-  assertMoved,
-  assertProgress,
-  assertSoundAndEnd,
-  begin,
-  MiB,
-  outcomeOf,
-  startPattern,
-} from './guests.js'
+import { assertMoved, assertProgress, begin, MiB, outcomeOf } from './guests.js'
 import { postcopySkipReason } from './host.js'
 
 const skip = postcopySkipReason()
