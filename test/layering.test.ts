@@ -43,11 +43,13 @@ interface SourceFile {
   readonly packages: readonly string[]
 }
 
-const SPECIFIER = /(?:^|\n)\s*(?:import|export)\b[^'"`;]*?['"]([^'"]+)['"]|\bimport\(\s*['"]([^'"]+)['"]/g
+const SPECIFIER = /^(?:import|export)\s[^'"`;=(]*?\bfrom '([^']+)'|^import '([^']+)'|\bimport\('([^']+)'\)/gm
 
 function readSource(path: string): SourceFile {
   const text = readFileSync(join(SRC, path), 'utf8')
-  const specifiers = [...text.matchAll(SPECIFIER)].map(([, named, dynamic]) => (named ?? dynamic)!)
+  const specifiers = [...text.matchAll(SPECIFIER)].map(
+    ([, named, bare, dynamic]) => (named ?? bare ?? dynamic)!,
+  )
   const imports = specifiers
     .filter((specifier) => specifier.startsWith('.'))
     .map((specifier) => relative(SRC, join(SRC, dirname(path), specifier.replace(/\.js$/, '.ts'))))

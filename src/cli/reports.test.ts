@@ -82,7 +82,7 @@ test('the sides sum up what they know', () => {
   assert.match(migrateSummary(SOURCE).join('\n'), /page requests +55\n.*went over at 3 passes/)
   assert.match(
     receiveSummary(DESTINATION).join('\n'),
-    /blocktime +200 ms[^]*RAM check +right: all pages agree/,
+    /blocktime +200 ms(?:.|\n)*RAM check +right: all pages agree/,
   )
   const stayed = side('source', 'abc', 3, {
     ok: false,
@@ -90,5 +90,8 @@ test('the sides sum up what they know', () => {
     ramCheck: { ok: true, detail: 'fine' },
     guest: { ...SOURCE.guest, here: true },
   })
-  assert.match(migrateSummary(stayed).join('\n'), /failed: the connection was lost[^]*RAM check +right: fine/)
+  assert.match(
+    migrateSummary(stayed).join('\n'),
+    /failed: the connection was lost(?:.|\n)*RAM check +right: fine/,
+  )
 })

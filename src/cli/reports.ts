@@ -107,13 +107,10 @@ export function demoReport(
 ): DemoReport {
   const continuity = joined(source, destination)
   const ramCheck = destination?.ramCheck ?? source?.ramCheck ?? null
-  const problems = [
-    ...troubles,
-    ...(source === null || source.ok ? [] : [`source: ${source.error}`]),
-    ...(destination === null || destination.ok ? [] : [`destination: ${destination.error}`]),
-    ...(continuity.ok ? [] : [`output: ${continuity.detail}`]),
-    ...(ramCheck === null ? ['guest RAM was not checked'] : []),
-  ]
+  const problems = [...troubles, ...problemsOf('source', source), ...problemsOf('destination', destination)]
+  // Only a guest that is said to have gone over can have gone over wrong.
+  if (problems.length === 0 && !continuity.ok) problems.push(`output: ${continuity.detail}`)
+  if (problems.length === 0 && ramCheck === null) problems.push('guest RAM was not checked')
   return {
     ok: problems.length === 0,
     problems,
@@ -133,6 +130,12 @@ export function demoReport(
     source,
     destination,
   }
+}
+
+/** What a side says went wrong, or that it has said nothing. */
+function problemsOf(name: string, side: SideReport | null): string[] {
+  if (side?.ok) return []
+  return [`${name}: ${side?.error ?? 'it has not reported'}`]
 }
 
 function joined(source: SideReport | null, destination: SideReport | null): Continuity {

@@ -16,6 +16,10 @@ type Common = Pick<
   Pick<SideReport, 'faults' | 'blocktimeMs' | 'ramCheck'>
 
 export function demoSummary(report: DemoReport): string[] {
+  return report.source?.ok && report.destination !== null ? wentOver(report) : stayed(report)
+}
+
+function wentOver(report: DemoReport): string[] {
   const { source, destination, continuity, problems } = report
   return [
     '',
@@ -27,6 +31,17 @@ export function demoSummary(report: DemoReport): string[] {
     report.ok
       ? '  The guest went over while it ran: its output has no gap and no repeat, and all its RAM is right.'
       : '  The demo failed.',
+  ]
+}
+
+function stayed(report: DemoReport): string[] {
+  const { source, problems } = report
+  return [
+    '',
+    ...problems.map((problem) => `  ${problem}`),
+    ...(source?.guest.here ? ['', row('guest', 'it stayed at the source'), ramRow(report)] : []),
+    '',
+    '  The guest did not go over.',
   ]
 }
 

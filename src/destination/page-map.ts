@@ -41,10 +41,10 @@ function stateOf(
     const have = received[block.index]!
     const want = requested[block.index]!
     some ||= have.any(from, to)
-    all &&= have.nextClear(from) >= to
+    all &&= have.nextClear(from, to) === to
     if (!want.any(from, to)) continue
     asked = true
-    for (let page = want.nextSet(from); page >= 0 && page < to; page = want.nextSet(page + 1)) {
+    for (let page = want.nextSet(from, to); page >= 0; page = want.nextSet(page + 1, to)) {
       if (!have.get(page)) waiting = true
     }
   }

@@ -13,10 +13,10 @@ export interface Bitmap {
   clear(bit: number): void
   setRange(start: number, end: number): void
   clearRange(start: number, end: number): void
-  /** First set bit at or after `from`, or -1. */
-  nextSet(from: number): number
-  /** First clear bit at or after `from`, or `length`. */
-  nextClear(from: number): number
+  /** First set bit in [from, end), or -1. `end` is the length of the bitmap unless given. */
+  nextSet(from: number, end?: number): number
+  /** First clear bit in [from, end), or `end`. */
+  nextClear(from: number, end?: number): number
   /** Set bits. */
   count(): number
   /** True when any bit of [start, end) is set. */
@@ -71,11 +71,11 @@ export function createBitmap(
     },
     setRange: (start, end) => fill(start, end, true),
     clearRange: (start, end) => fill(start, end, false),
-    nextSet: (from) => {
-      const bit = next(from, length, 0)
-      return bit === length ? -1 : bit
+    nextSet: (from, end = length) => {
+      const bit = next(from, end, 0)
+      return bit === end ? -1 : bit
     },
-    nextClear: (from) => next(from, length, -1),
+    nextClear: (from, end = length) => next(from, end, -1),
     count: () => {
       let total = 0
       for (let w = 0; w < words.length; w++) total += popcount(words[w]!)
