@@ -48,7 +48,7 @@ export type TraceName = keyof typeof TRACE_EVENTS
 type TraceValue = string | number | boolean
 type Values<T extends readonly string[]> = { -readonly [K in keyof T]: TraceValue }
 
-const wanted = (process.env['FARFAULT_TRACE'] ?? '').split(',').filter((pattern) => pattern !== '')
+const wanted = (process.env.FARFAULT_TRACE ?? '').split(',').filter((pattern) => pattern !== '')
 const enabled = new Set(
   (Object.keys(TRACE_EVENTS) as TraceName[]).filter((name) =>
     wanted.some((p) => (p.endsWith('*') ? name.startsWith(p.slice(0, -1)) : p === name)),

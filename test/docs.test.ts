@@ -30,3 +30,17 @@ test('every trace event is fired somewhere and documented', () => {
     )
   }
 })
+
+test('the example of the README has under 30 lines and runs', { timeout: 60_000 }, () => {
+  const readme = readFileSync(join(ROOT, 'README.md'), 'utf8')
+  const example = /```ts\n([\s\S]*?)```/.exec(readme)![1]!
+  assert.ok(example.split('\n').length < 30)
+  // Within the package its own name resolves to it. The example has no types in it, so it runs as it stands.
+  const { status, stdout, stderr } = spawnSync(process.execPath, ['--input-type=module'], {
+    input: example,
+    cwd: ROOT,
+  })
+  assert.equal(status, 0, String(stderr))
+  assert.match(String(stdout), /source: completed\n/)
+  assert.match(String(stdout), /down for [\d.]+ ms, \d+ faults\n\d+ pages hold/)
+})

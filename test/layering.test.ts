@@ -106,7 +106,7 @@ test('only index.ts is a barrel', () => {
   const barrels = files.filter(
     ({ path, text }) =>
       path !== 'index.ts' &&
-      !/^(?:async )?(?:export )?(?:const|function|class|interface|type|let) /m.test(text),
+      !/^(?:export )?(?:async )?(?:const|function|class|interface|type|let) /m.test(text),
   )
   assert.deepEqual(
     barrels.map(({ path }) => path),

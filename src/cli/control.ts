@@ -30,8 +30,8 @@ export interface Control {
   readonly mapCells: number
   /** What ctrl-C does from now on. */
   onInterrupt(handler: () => void): void
-  /** `p` and enter, or SIGUSR1. */
-  onSwitch(handler: () => void): void
+  /** `p` and enter, or SIGUSR1. `entered` is called for every line that is typed. */
+  onSwitch(handler: () => void, entered: () => void): void
   /** Resolves when it has been sent. Nothing without a coordinator. */
   tell(message: SideMessage): Promise<void>
 }
@@ -64,11 +64,12 @@ export function createControl(): Control {
     onInterrupt(handler) {
       interrupt = handler
     },
-    onSwitch(handler) {
+    onSwitch(handler, entered) {
       process.on('SIGUSR1', handler)
       if (coordinated || !inForeground()) return
       const lines = createInterface({ input: process.stdin })
       lines.on('line', (line) => {
+        entered()
         if (line.trim() === 'p') handler()
       })
     },

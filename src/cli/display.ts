@@ -13,6 +13,8 @@ export interface Display {
   show(view: Omit<View, 'bytesPerSecond'>): void
   /** A line that stays, above what is redrawn. */
   say(line: string): void
+  /** Somebody pressed enter, and the terminal went to the next line. */
+  entered(): void
   /** Leaves the last picture and gives the cursor back. */
   end(): void
 }
@@ -60,6 +62,9 @@ function liveDisplay(stream: Terminal): Display {
       erase()
       stream.write(`${line}\n`)
     },
+    entered() {
+      if (drawn > 0) drawn++
+    },
     end() {
       drawn = 0
       showCursor()
@@ -83,6 +88,7 @@ function plainDisplay(stream: Terminal, quiet: boolean): Display {
       stream.write(`${renderLine({ ...view, bytesPerSecond }, new Date())}\n`)
     },
     say: (line) => void stream.write(`${line}\n`),
+    entered() {},
     end() {},
   }
 }

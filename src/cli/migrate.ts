@@ -77,7 +77,7 @@ async function transfer(
   })
   const interrupts = interruptTransfer(migration, output)
   control.onInterrupt(interrupts.handler)
-  control.onSwitch(() => migration.startPostcopy())
+  control.onSwitch(() => migration.startPostcopy(), output.entered)
   const unwatchFailure = guest.handle.on('failed', (error) => {
     output.say(`the guest broke: ${error.message}`)
     migration.cancel()

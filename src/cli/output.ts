@@ -11,6 +11,7 @@ export interface Output {
   /** Cells that a page map should have. */
   readonly mapCells: number
   say(line: string): void
+  entered(): void
   /** Shows the view about 15 times a second, until the function that is returned is called. */
   watch(view: () => SourceView | DestinationView): () => void
   /** The end: the report for a program or a coordinator, or else the summary. */
@@ -30,6 +31,7 @@ export function createOutput(title: string, json: boolean, control: Control): Ou
       return control.coordinated ? control.mapCells : display.mapCells
     },
     say: display.say,
+    entered: display.entered,
     watch(view) {
       const frame = () => show(view())
       frame()

@@ -107,7 +107,12 @@ export function demoReport(
 ): DemoReport {
   const continuity = joined(source, destination)
   const ramCheck = destination?.ramCheck ?? source?.ramCheck ?? null
-  const problems = [...troubles, ...problemsOf('source', source), ...problemsOf('destination', destination)]
+  const problems = [...troubles]
+  for (const side of [source, destination])
+    if (side?.ok === false) problems.push(`${side.role}: ${side.error}`)
+  for (const [name, side] of Object.entries({ source, destination })) {
+    if (side === null && problems.length === 0) problems.push(`the ${name} has not reported`)
+  }
   // Only a guest that is said to have gone over can have gone over wrong.
   if (problems.length === 0 && !continuity.ok) problems.push(`output: ${continuity.detail}`)
   if (problems.length === 0 && ramCheck === null) problems.push('guest RAM was not checked')
@@ -130,12 +135,6 @@ export function demoReport(
     source,
     destination,
   }
-}
-
-/** What a side says went wrong, or that it has said nothing. */
-function problemsOf(name: string, side: SideReport | null): string[] {
-  if (side?.ok) return []
-  return [`${name}: ${side?.error ?? 'it has not reported'}`]
 }
 
 function joined(source: SideReport | null, destination: SideReport | null): Continuity {

@@ -39,9 +39,9 @@ function stayed(report: DemoReport): string[] {
   return [
     '',
     ...problems.map((problem) => `  ${problem}`),
-    ...(source?.guest.here ? ['', row('guest', 'it stayed at the source'), ramRow(report)] : []),
+    ...(source?.guest.here ? ['', row('guest', 'it ran on at the source'), ramRow(report)] : []),
     '',
-    '  The guest did not go over.',
+    source?.guest.here ? '  The guest did not go over, and was not lost.' : '  The demo failed.',
   ]
 }
 

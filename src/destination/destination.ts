@@ -2,7 +2,7 @@
 // threads, guest) and never blocks, reads or writes the connection.
 
 import { EventEmitter } from 'node:events'
-import { Worker } from 'node:worker_threads'
+import type { Worker } from 'node:worker_threads'
 import {
   CancelledError,
   errorFromMessage,
@@ -23,6 +23,7 @@ import type { Feature } from '../os/userfaultfd-abi.js'
 import { createWake } from '../os/wake.js'
 import { numberBlocks, type RamBlock, totalPages } from '../ram/block.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
+import { startThread } from '../thread.js'
 import { trace } from '../trace.js'
 import { createBlocktime } from './blocktime.js'
 import type { FaultThreadData } from './fault-thread.js'
@@ -82,10 +83,8 @@ export function receive(options: ReceiveOptions): Incoming {
   const stats = createStats(DESTINATION_STATS, statsMemory)
   const status = createMachine('incoming', INCOMING_STATUS, cells, CELL.status)
   const events = new EventEmitter<{ status: [IncomingStatus]; guest: [GuestHandle] }>()
-  const worker = new Worker(new URL('./stream-thread.js', import.meta.url), {
-    workerData: { listenFd: listener.fd, wakeFd: wake.fd, cells, statsMemory } satisfies StreamThreadData,
-    name: 'farfault stream',
-  })
+  const data: StreamThreadData = { listenFd: listener.fd, wakeFd: wake.fd, cells, statsMemory }
+  const worker = startThread(new URL('./stream-thread.js', import.meta.url), 'farfault stream', data)
 
   let channelFd = -1
   let connectedUs = 0
@@ -164,10 +163,8 @@ export function receive(options: ReceiveOptions): Incoming {
       blocks,
       maps,
     }
-    const faultWorker = new Worker(new URL('./fault-thread.js', import.meta.url), {
-      workerData,
-      name: 'farfault fault',
-    })
+    const url = new URL('./fault-thread.js', import.meta.url)
+    const faultWorker = startThread(url, 'farfault fault', workerData)
     await new Promise<void>((resolve, reject) => {
       faultWorker.once('error', reject)
       faultWorker.on('message', (message) => {
@@ -296,7 +293,7 @@ function wantedFeatures(blocks: readonly RamBlock[]): Feature[] {
 }
 
 function assertSameShape(guest: GuestHandle, machine: string, shapes: readonly RamBlockShape[]): void {
-  const differs = (what: string): never => {
+  function differs(what: string): never {
     throw new GuestError(`the guest made here does not fit the one that comes: ${what}`)
   }
   if (guest.machine !== machine) differs(`it is a ${guest.machine}, not a ${machine}`)
@@ -304,7 +301,7 @@ function assertSameShape(guest: GuestHandle, machine: string, shapes: readonly R
     differs(`${guest.blocks.length} RAM blocks, not ${shapes.length}`)
   for (const shape of shapes) {
     const block = guest.blocks.find((b) => b.name === shape.name)
-    if (block === undefined) return differs(`it has no RAM block "${shape.name}"`)
+    if (block === undefined) differs(`it has no RAM block "${shape.name}"`)
     if (block.length !== shape.length)
       differs(`RAM block "${shape.name}" has ${block.length} bytes, not ${shape.length}`)
     if (block.pageSize !== shape.pageSize)

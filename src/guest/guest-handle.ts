@@ -1,9 +1,10 @@
 // A guest as the main thread sees it: starts its thread, relays its events, and ends it. Main thread only.
 
 import { EventEmitter } from 'node:events'
-import { MessageChannel, Worker } from 'node:worker_threads'
+import { MessageChannel, type Worker } from 'node:worker_threads'
 import { errorFromMessage, GuestError } from '../errors.js'
 import { unmap } from '../os/mapping.js'
+import { startThread } from '../thread.js'
 import type { GuestCheck, GuestRamBlock } from './guest.js'
 import {
   CELL,
@@ -66,10 +67,7 @@ export async function startGuest(spec: GuestSpec): Promise<GuestHandle> {
   const progress = new Float64Array(new SharedArrayBuffer(8))
   const creation: GuestCreation = 'incoming' in spec ? { incoming: spec.incoming } : { options: spec.options }
   const data: GuestThreadData = { moduleUrl: moduleUrl.href, creation, progress }
-  const worker = new Worker(new URL('./guest-thread.js', import.meta.url), {
-    workerData: data,
-    name: 'guest',
-  })
+  const worker = startThread(new URL('./guest-thread.js', import.meta.url), 'farfault guest', data)
   const events = new EventEmitter<GuestEvents>()
   const thread = guestThread(worker, events)
   const { machine, blocks } = await thread.ready

@@ -108,14 +108,14 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     stats.requests++
     if (tracing()) trace('migrate_handle_rp_req_pages', name, start, length)
     const block = byName.get(name)
-    const bad = (what: string): never => {
+    function bad(what: string): never {
       throw new ProtocolError(`the destination asked for ${what}`, {
         offset: 0,
         record: 'REQ_PAGES',
         got: `block "${name}", start ${start}, length ${length}`,
       })
     }
-    if (block === undefined) return bad('a page of a RAM block that does not exist')
+    if (block === undefined) bad('a page of a RAM block that does not exist')
     if (start % TARGET_PAGE_BYTES !== 0 || length % TARGET_PAGE_BYTES !== 0) bad('pages that are not aligned')
     if (length === 0 || start + length > block.length) bad('pages outside of the RAM block')
     if (!order.request(block.index, start / TARGET_PAGE_BYTES, length / TARGET_PAGE_BYTES))

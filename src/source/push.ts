@@ -14,6 +14,7 @@ export function pushRemaining(o: Outgoing): void {
   for (;;) {
     o.link.pump(0)
     serveRequests(o)
+    report(o, left)
     const room = o.window.room()
     const pauseMs = o.pacer.waitMs(performance.now())
     if (room > 0 && pauseMs === 0) {
@@ -22,7 +23,6 @@ export function pushRemaining(o: Outgoing): void {
       o.sender.control(encodeCommand({ name: 'PING', value: chunk }))
       o.window.sent(chunk++, bytes, monotonicUs())
       o.sender.flush()
-      report(o, left)
     } else {
       o.link.pump(pauseMs > 0 ? pauseMs : -1)
     }

@@ -1,7 +1,6 @@
 // `migrate`: starts the source thread for a guest and follows it. Main thread; never blocks.
 
 import { EventEmitter } from 'node:events'
-import { Worker } from 'node:worker_threads'
 import { type ErrorMessage, errorFromMessage, UsageError } from '../errors.js'
 import { beforeExit } from '../exit-hook.js'
 import type { GuestHandle } from '../guest/guest-handle.js'
@@ -10,6 +9,7 @@ import { parseUri } from '../os/channel.js'
 import { createWake } from '../os/wake.js'
 import { numberBlocks } from '../ram/block.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
+import { startThread } from '../thread.js'
 import type { Order, OutgoingOptions } from './outgoing.js'
 import { SOURCE_STATS, type SourceReport, type SourceStatus } from './report.js'
 import type { SourceThreadData } from './source-thread.js'
@@ -63,11 +63,8 @@ export function migrate(guest: GuestHandle, options: MigrateOptions): Migration 
     statusCell,
     statsMemory,
   }
-  const worker = new Worker(new URL('./source-thread.js', import.meta.url), {
-    workerData: data,
-    transferList: [data.guest.port],
-    name: 'farfault source',
-  })
+  const url = new URL('./source-thread.js', import.meta.url)
+  const worker = startThread(url, 'farfault source', data, [data.guest.port])
   const machine = createMachine('source', SOURCE_STATUS, statusCell, 0)
   const events = new EventEmitter<{ status: [SourceStatus] }>()
 
