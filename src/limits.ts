@@ -18,6 +18,8 @@ export const LIMITS = {
   receiveRamBytesMax: 64 * 1024 * MiB,
   /** POSTCOPY package, bytes. Device state, not RAM: QEMU's largest seen is under 1 MiB. */
   packageBytesMax: 256 * MiB,
+  /** Device sections outside of a package. */
+  deviceSectionsMax: 4096,
   /** Payload of one command record, bytes (a u16 on the wire). */
   commandBytesMax: 65_535,
   /** Payload of one return-path message, bytes (QEMU's bound). */

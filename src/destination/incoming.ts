@@ -89,6 +89,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
   let ramSectionId: number | undefined
   let stoppedAtUs: number | undefined
   const devices: Uint8Array[] = []
+  let deviceBytes = 0
 
   function refuse(what: string, record: string, got?: string): never {
     throw new ProtocolError(what, {
@@ -143,11 +144,15 @@ export function createIncoming(parts: IncomingParts): Incoming {
   /** Device state outside of a package: the end of a precopy. Only our own guests' records say how long they are. */
   function fullSection(): void {
     const { id, idstr, version } = readSectionHeader(reader, 'SECTION_FULL')
+    if (!postcopy.is('none', 'advise')) refuse('device state after the switch', idstr)
     if (!machine.startsWith('farfault-')) {
       refuse(`device "${idstr}" of a ${machine} cannot be taken outside of a postcopy package`, idstr)
     }
     devices.push(encodeDevice(id, idstr, version, readDeviceBody(reader, idstr)))
     readFooter(reader, id)
+    deviceBytes += devices[devices.length - 1]!.length
+    if (deviceBytes > LIMITS.packageBytesMax || devices.length > LIMITS.deviceSectionsMax)
+      refuse('too much device state', idstr, `${deviceBytes} bytes in ${devices.length} sections`)
   }
 
   // --- commands -----------------------------------------------------------------------------------------------------
@@ -164,6 +169,8 @@ export function createIncoming(parts: IncomingParts): Incoming {
       postcopy.step('advise')
       if (sizes === null) refuse('postcopy of dirty bitmaps alone is not supported', 'POSTCOPY_ADVISE')
       if (prepared !== undefined) refuse('ADVISE must come before the list of RAM blocks', 'POSTCOPY_ADVISE')
+      if (sizes.targetPageSize !== TARGET_PAGE_BYTES)
+        refuse('another target page size', 'POSTCOPY_ADVISE', `${sizes.targetPageSize} bytes`)
       assertHostCanReceive(sizes)
       relock = unlockMemory()
       advised = sizes

@@ -89,6 +89,14 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
   }
 
   function pump(timeoutMs: number, untilWritable = false): void {
+    // Whoever waits here still has something to send, or to hear.
+    if (shut !== undefined) {
+      throw new ProtocolError('the destination says that it has everything, but it has not', {
+        offset: 0,
+        record: 'SHUT',
+        got: `${shut}`,
+      })
+    }
     const listening = !ended && handlers.canTakeRequests()
     poll.set(0, fd, (listening ? POLL_EVENTS.in : 0) | (untilWritable ? POLL_EVENTS.out : 0))
     poll.wait(timeoutMs)

@@ -1,29 +1,24 @@
 // The state of an outgoing migration, and the steps that precopy and postcopy share. Source thread.
 
 import { CancelledError, ProtocolError } from '../errors.js'
-import type { GuestRemote } from '../guest/guest-remote.js'
 import type { Machine } from '../machine.js'
 import { monotonicUs } from '../os/clock.js'
 import type { Wake } from '../os/wake.js'
 import { type Bitmap, createBitmap } from '../ram/bitmap.js'
 import { pageSizeSummary, type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
-import { createDirtyLog, type DirtyLog } from '../ram/dirty-log.js'
-import { createZeroTest } from '../ram/zero.js'
 import type { Stats } from '../stats.js'
 import { trace, tracing } from '../trace.js'
 import { encodeCommand } from '../wire/messages.js'
 import { encodeRamSetup } from '../wire/ram-setup.js'
 import { encodeConfiguration, encodeFooter, encodeHeader, encodeSectionStart } from '../wire/sections.js'
 import { createLink, type Link } from './link.js'
+import type { Origin } from './origin.js'
 import { createPacer, type Pacer } from './pacer.js'
 import { createPageOrder, type PageOrder } from './page-order.js'
 import type { SOURCE_STATS } from './report.js'
 import { createSender, type Sender } from './sender.js'
 import type { SOURCE_STATUS } from './status.js'
 import { createPushWindow, type PushWindow } from './window.js'
-
-/** Section ids are the sender's to choose; the guest's own device sections count on from here. */
-export const RAM_SECTION_ID = 1
 
 /** PING values. 1 to 4 stand where QEMU's stand; from CHUNKS on each pushed chunk has one. */
 export const PING = {
@@ -44,6 +39,8 @@ export type Order =
 
 export interface OutgoingOptions {
   readonly machine: string
+  /** The sender's to choose; it must not be one of the device state's. */
+  readonly ramSectionId: number
   readonly postcopy: 'now' | 'auto' | 'never'
   /** How long the guest may stand still at the end of precopy, ms. */
   readonly downtimeLimitMs: number
@@ -57,7 +54,7 @@ export interface OutgoingOptions {
 export interface Outgoing {
   readonly options: OutgoingOptions
   readonly blocks: readonly RamBlock[]
-  readonly guest: GuestRemote
+  readonly origin: Origin
   readonly status: Machine<typeof SOURCE_STATUS>
   readonly stats: Stats<(typeof SOURCE_STATS)[number]>
   readonly link: Link
@@ -67,13 +64,12 @@ export interface Outgoing {
   readonly pacer: Pacer
   /** Still to send: never sent, or written since. */
   readonly dirty: readonly Bitmap[]
-  /** The kernel has memory for it; what has not is zero, and is not looked at. */
+  /** Of these, what goes without being asked for. */
+  readonly background: readonly Bitmap[]
+  /** It holds something; what does not is zero, and is not looked at. */
   readonly populated: readonly Bitmap[]
-  /** Empty between two looks at the dirty log. */
+  /** Empty between two looks at what was written. */
   readonly written: readonly Bitmap[]
-  readonly dirtyLog: DirtyLog
-  /** Made beforehand: a new view of much memory can start a garbage collection, which is no business of downtime. */
-  readonly zeroTests: readonly ((page: number) => boolean)[]
   /** `start-postcopy` was ordered. */
   switchWanted: boolean
   /** The package is on its way: cancelling is no longer possible, RAM here is no longer the guest's. */
@@ -88,7 +84,7 @@ interface OutgoingParts {
   readonly wake: Wake
   readonly options: OutgoingOptions
   readonly blocks: readonly RamBlock[]
-  readonly guest: GuestRemote
+  readonly origin: Origin
   readonly status: Machine<typeof SOURCE_STATUS>
   readonly stats: Stats<(typeof SOURCE_STATS)[number]>
   takeOrders(): Order[]
@@ -99,7 +95,8 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const dirty = blocks.map((block) => createBitmap(block.pages))
   const populated = blocks.map((block) => createBitmap(block.pages))
   const byName = new Map(blocks.map((block) => [block.name, block]))
-  const order = createPageOrder(blocks, dirty, () => outgoing.committed)
+  const background = parts.origin.pushZeroPages ? dirty : blocks.map((block) => createBitmap(block.pages))
+  const order = createPageOrder(blocks, dirty, () => outgoing.committed, background)
   const window = createPushWindow()
   const pacer = createPacer(options.maxBandwidth, performance.now())
   const pongs = new Map<number, number>()
@@ -147,7 +144,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     },
     onWake,
   })
-  const sender = createSender(parts.fd, RAM_SECTION_ID, () => link.pump(-1, true))
+  const sender = createSender(parts.fd, options.ramSectionId, () => link.pump(-1, true))
   let committed = false
 
   const outgoing: Outgoing = {
@@ -158,10 +155,9 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     window,
     pacer,
     dirty,
+    background,
     populated,
     written: blocks.map((block) => createBitmap(block.pages)),
-    dirtyLog: createDirtyLog(blocks),
-    zeroTests: blocks.map(createZeroTest),
     switchWanted: false,
     pongs,
     get committed() {
@@ -172,7 +168,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
       pacer.bytesPerSecond = value ? limits.postcopy : limits.precopy
     },
     close() {
-      outgoing.dirtyLog.close()
+      parts.origin.close()
       sender.close()
       link.close()
     },
@@ -199,16 +195,16 @@ export function sendPrefix(o: Outgoing): void {
       }),
     )
   }
-  sender.control(encodeSectionStart({ id: RAM_SECTION_ID, idstr: 'ram', instance: 0, version: 4 }))
+  sender.control(encodeSectionStart({ id: options.ramSectionId, idstr: 'ram', instance: 0, version: 4 }))
   sender.control(encodeRamSetup(blocks, { postcopy, hostPageSize: TARGET_PAGE_BYTES }))
-  sender.control(encodeFooter(RAM_SECTION_ID))
+  sender.control(encodeFooter(options.ramSectionId))
   sender.control(encodeCommand({ name: 'PING', value: PING.ready }))
   sender.flush()
   o.link.pumpUntil(() => o.pongs.has(PING.ready), options.setupTimeoutMs, 'making RAM ready')
 }
 
 function isZero(o: Outgoing, block: RamBlock, page: number): boolean {
-  return !o.populated[block.index]!.get(page) || o.zeroTests[block.index]!(page)
+  return !o.populated[block.index]!.get(page) || o.origin.isZero(block, page)
 }
 
 /** Puts the page that `order` has picked into the sender. */
@@ -229,7 +225,7 @@ export function sendPick(o: Outgoing): void {
   o.pacer.charge(o.sender.bytes - before)
 }
 
-/** Bytes of RAM still to send. */
+/** Bytes of RAM still to send without being asked for. */
 export function remainingBytes(o: Outgoing): number {
-  return o.dirty.reduce((sum, bitmap) => sum + bitmap.count(), 0) * TARGET_PAGE_BYTES
+  return o.background.reduce((sum, bitmap) => sum + bitmap.count(), 0) * TARGET_PAGE_BYTES
 }

@@ -39,11 +39,13 @@ export interface PageOrder {
 
 /**
  * @param wholeHostPages after the switch: a pick is a whole host page, since it can only be placed whole.
+ * @param background what the scan goes over: the dirty pages, or those of them that need not wait for a request.
  */
 export function createPageOrder(
   blocks: readonly RamBlock[],
   dirty: readonly Bitmap[],
   wholeHostPages: () => boolean,
+  background: readonly Bitmap[] = dirty,
 ): PageOrder {
   const pick: Pick = { blockIndex: 0, page: 0, pages: 1, requested: false }
   // A ring of requests: three numbers each, no objects.
@@ -63,6 +65,7 @@ export function createPageOrder(
     pick.pages = pages
     pick.requested = requested
     dirty[blockIndex]!.clearRange(pick.page, pick.page + pages)
+    if (background !== dirty) background[blockIndex]!.clearRange(pick.page, pick.page + pages)
     scanBlock = blockIndex
     scanPage = pick.page + pages
     return true
@@ -108,7 +111,7 @@ export function createPageOrder(
     nextScanned() {
       // Once round: the rest of this block, all others, and the start of this block again.
       for (let step = 0; step <= blocks.length; step++) {
-        const page = scanPage < blocks[scanBlock]!.pages ? dirty[scanBlock]!.nextSet(scanPage) : -1
+        const page = scanPage < blocks[scanBlock]!.pages ? background[scanBlock]!.nextSet(scanPage) : -1
         if (page >= 0) return found(scanBlock, page, false)
         scanPage = 0
         scanBlock++

@@ -17,9 +17,9 @@ const PAGES_PER_LOOK = 64
 
 export function runPrecopy(o: Outgoing): PrecopyOutcome {
   for (const [i, block] of o.blocks.entries()) o.dirty[i]!.setRange(0, block.pages)
-  // The first look at the log finds what has memory at all. A private mapping of a file is its file where it has none.
-  o.dirtyLog.collect(o.populated, true)
-  for (const block of o.blocks) if (!block.zeroWhereAbsent) o.populated[block.index]!.setRange(0, block.pages)
+  o.origin.begin(o.populated)
+  if (!o.origin.pushZeroPages)
+    for (const [i, bitmap] of o.background.entries()) merge(bitmap, o.populated[i]!)
   if (o.options.postcopy === 'now') return { finish: 'postcopy', reason: 'at once' }
   const passes: PassResult[] = []
   for (;;) {
@@ -71,7 +71,7 @@ function look(o: Outgoing): void {
 
 /** What the guest has written becomes dirty again, and is known to be populated. */
 export function syncDirty(o: Outgoing, again: boolean): void {
-  o.dirtyLog.collect(o.written, again)
+  o.origin.collectWritten(o.written, again)
   for (const [i, written] of o.written.entries()) {
     merge(o.dirty[i]!, written)
     merge(o.populated[i]!, written)

@@ -12,6 +12,7 @@ import { wakeFromFd } from '../os/wake.js'
 import type { RamBlock } from '../ram/block.js'
 import { createStats } from '../stats.js'
 import { trace } from '../trace.js'
+import { createLiveOrigin, type Origin } from './origin.js'
 import {
   createOutgoing,
   type Order,
@@ -44,12 +45,12 @@ const status = createMachine('source', SOURCE_STATUS, data.statusCell, 0, (from,
   trace('migrate_set_state', 'source', from, event, to)
   parentPort!.postMessage({ status: to })
 })
-const guest = createGuestRemote(data.guest)
 const wake = wakeFromFd(data.wakeFd)
 
 interface Progress {
   fd: number
   startUs: number
+  origin?: Origin
   outgoing?: Outgoing
   outcome?: PrecopyOutcome
   stopped?: Moment
@@ -67,9 +68,8 @@ function migrate(p: Progress): void {
   status.step('migrate')
   p.fd = connectTo(data.uri, { wakeFd: wake.fd, timeoutMs: CONNECT_TIMEOUT_MS })
   p.startUs = monotonicUs()
-  trace('postcopy_balloon_hold', true)
-  guest.holdBalloon(true) // memory that is given back is not seen by the dirty log
-  const o = createOutgoing({ ...data, fd: p.fd, wake, guest, status, stats, takeOrders })
+  p.origin = createLiveOrigin(createGuestRemote(data.guest), data.blocks)
+  const o = createOutgoing({ ...data, fd: p.fd, wake, origin: p.origin, status, stats, takeOrders })
   p.outgoing = o
   sendPrefix(o)
   status.step('ready')
@@ -105,10 +105,7 @@ function hearLastWords(o: Outgoing | undefined, error: unknown): void {
 /** The guest goes on here, as if nothing had been, unless the destination may have run it. */
 function giveUp(p: Progress, error: unknown): void {
   hearLastWords(p.outgoing, error)
-  if (neverRanThere(p)) {
-    guest.resume()
-    guest.holdBalloon(false)
-  }
+  if (neverRanThere(p)) p.origin?.resume()
   if (error instanceof CancelledError) {
     status.step('cancel')
     status.step('cancelled')

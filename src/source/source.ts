@@ -15,6 +15,9 @@ import { SOURCE_STATS, type SourceReport, type SourceStatus } from './report.js'
 import type { SourceThreadData } from './source-thread.js'
 import { SOURCE_STATUS } from './status.js'
 
+/** The guests' own device sections have others. */
+const LIVE_RAM_SECTION_ID = 1
+
 export interface MigrateOptions {
   /** `tcp:HOST:PORT`, `unix:PATH` or `fd:N`. */
   readonly to: string
@@ -117,6 +120,7 @@ function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOpt
   }
   return {
     machine: guest.machine,
+    ramSectionId: LIVE_RAM_SECTION_ID,
     postcopy,
     downtimeLimitMs,
     maxBandwidth,

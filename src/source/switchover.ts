@@ -29,13 +29,13 @@ export function switchToPostcopy(o: Outgoing, reason: SwitchReason): Moment {
   ping(o, PING.earlyDiscards)
   o.link.pumpUntil(() => o.pongs.has(PING.earlyDiscards), DISCARD_TIMEOUT_MS, 'discarding pages')
 
-  const { devices, stoppedAt } = o.guest.stopAndSave()
+  const { devices, stoppedAt } = o.origin.stopAndSave()
   o.status.step('switchover')
   syncDirty(o, false)
   sendDiscards(o, discarded)
   o.sender.control(encodeCommand({ name: 'PING', value: PING.discarded }))
-  const state = Buffer.concat([encodeStopTime(stoppedAt.realtimeUs), devices])
-  const content = encodePackage({ devices: state, ping: PING.loaded })
+  const state = o.origin.saysStopTime ? [encodeStopTime(stoppedAt.realtimeUs), devices] : [devices]
+  const content = encodePackage({ devices: Buffer.concat(state), ping: PING.loaded })
   o.sender.control(encodeCommand({ name: 'PACKAGED', length: content.length }))
   o.sender.control(content)
   // From here on the destination may run the guest: what the socket has taken cannot be called back.
@@ -68,7 +68,7 @@ function ping(o: Outgoing, value: number): void {
 
 /** The other ending: the rest of RAM and the device state with the guest stopped, then nothing more. */
 export function completePrecopy(o: Outgoing): Moment {
-  const { devices, stoppedAt } = o.guest.stopAndSave()
+  const { devices, stoppedAt } = o.origin.stopAndSave()
   o.status.step('switchover')
   syncDirty(o, false)
   o.order.rewind()

@@ -2,7 +2,8 @@
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
+import { after } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
@@ -18,8 +19,17 @@ export interface Run {
   readonly ended: Promise<{ code: number | null; signal: string | null }>
 }
 
+const children = new Set<ChildProcess>()
+
+// A test that fails leaves its processes running.
+after(() => {
+  for (const child of children) child.kill('SIGKILL')
+})
+
 export function farfault(...args: string[]): Run {
   const child = spawn(process.execPath, [MAIN, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+  children.add(child)
+  child.on('exit', () => children.delete(child))
   let out = ''
   let err = ''
   child.stdout!.on('data', (bytes) => {
@@ -59,20 +69,6 @@ export function exists(pid: number): boolean {
   } catch {
     return false
   }
-}
-
-/** Processes whose command line has `text` in it, this one left out. */
-export function processesWith(text: string): number[] {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
-    .filter((pid) => {
-      try {
-        return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(text)
-      } catch {
-        return false
-      }
-    })
-    .map(Number)
 }
 
 /** Resolves when none of them exists; rejects after `withinMs`. */

@@ -10,6 +10,7 @@ import { acceptOn, closeFd, connectTo, listenOn, sendAll, shutdownChannel } from
 import { mapAnonymous } from '../../src/os/mapping.js'
 import { createWake } from '../../src/os/wake.js'
 import { numberBlocks } from '../../src/ram/block.js'
+import { createLiveOrigin } from '../../src/source/origin.js'
 import { createOutgoing, type OutgoingOptions } from '../../src/source/outgoing.js'
 import { SOURCE_STATS } from '../../src/source/report.js'
 import { SOURCE_STATUS } from '../../src/source/status.js'
@@ -35,6 +36,7 @@ const BLOCKS = numberBlocks(
 const skip = postcopySkipReason()
 const options: OutgoingOptions = {
   machine: 'farfault-hostile',
+  ramSectionId: 1,
   postcopy: 'now',
   downtimeLimitMs: 25,
   maxBandwidth: 0,
@@ -93,7 +95,7 @@ function sourceUnderTest(listenUri: string): SourceUnderTest {
       wake,
       options,
       blocks: BLOCKS,
-      guest: {} as GuestRemote,
+      origin: createLiveOrigin({ holdBalloon() {} } as unknown as GuestRemote, BLOCKS),
       status: createMachine('source', SOURCE_STATUS, new Int32Array(1), 0),
       stats,
       takeOrders: () => [],
@@ -116,7 +118,7 @@ function sourceUnderTest(listenUri: string): SourceUnderTest {
       }
       shutdownChannel(far)
       // After a SHUT the end is no error; without one it is.
-      for (let i = 0; i < 3; i++) pump()
+      while (o.link.shut === undefined) pump()
       return { error: undefined, requests: stats.requests }
     } catch (error) {
       return { error, requests: stats.requests }

@@ -1,0 +1,84 @@
+// Where the source's RAM and device state come from: a guest that runs here, or one that is parked in an image.
+// Source thread.
+
+import type { Moment, StoppedState } from '../guest/guest-messages.js'
+import type { GuestRemote } from '../guest/guest-remote.js'
+import { monotonicUs, realtimeUs } from '../os/clock.js'
+import type { Bitmap } from '../ram/bitmap.js'
+import type { RamBlock } from '../ram/block.js'
+import { createDirtyLog } from '../ram/dirty-log.js'
+import { createZeroTest } from '../ram/zero.js'
+import { trace } from '../trace.js'
+
+export interface Origin {
+  /** Sets the bit of each page that holds anything (all others are zero); from now on writes are noted. */
+  begin(populated: readonly Bitmap[]): void
+  /** Sets the bit of each page written since; `again` false with the guest stopped for good. */
+  collectWritten(written: readonly Bitmap[], again: boolean): void
+  /** Is this page, which holds something, zero all the same? Called just before the page is sent. */
+  isZero(block: RamBlock, page: number): boolean
+  /** A wait for it lies in the downtime. */
+  stopAndSave(): StoppedState
+  /** The guest goes on here after all. */
+  resume(): void
+  /** Pages that are zero need not go in the background: a QEMU destination has zeros where nothing came. */
+  readonly pushZeroPages: boolean
+  /** Where a record of our own among the device state says when the guest was stopped. */
+  readonly saysStopTime: boolean
+  close(): void
+}
+
+export function createLiveOrigin(guest: GuestRemote, blocks: readonly RamBlock[]): Origin {
+  trace('postcopy_balloon_hold', true)
+  guest.holdBalloon(true) // memory that is given back is not seen by the dirty log
+  const dirtyLog = createDirtyLog(blocks)
+  // Made beforehand: a new view of much memory can start a garbage collection, which is no business of downtime.
+  const zeroTests = blocks.map(createZeroTest)
+  return {
+    begin(populated) {
+      dirtyLog.collect(populated, true)
+      // Where a private mapping of a file has no memory of its own, it shows the file.
+      for (const block of blocks) if (!block.zeroWhereAbsent) populated[block.index]!.setRange(0, block.pages)
+    },
+    collectWritten: (written, again) => dirtyLog.collect(written, again),
+    isZero: (block, page) => zeroTests[block.index]!(page),
+    stopAndSave: () => guest.stopAndSave(),
+    resume() {
+      guest.resume()
+      trace('postcopy_balloon_hold', false)
+      guest.holdBalloon(false)
+    },
+    pushZeroPages: true,
+    saysStopTime: true,
+    close: () => dirtyLog.close(),
+  }
+}
+
+/** A parked guest: it does not run, so nothing is written, and stopping it is nothing. */
+export interface StoredState {
+  /** Device state, complete SECTION_FULL records. */
+  readonly devices: Uint8Array
+  /** One bit a target page of each block: it is in the image; all others are zero. */
+  readonly present: readonly Bitmap[]
+  /** Called before a page is sent. @throws ImageError when what the image holds is not what was stored. */
+  verify(block: RamBlock, page: number): void
+}
+
+export function createStoredOrigin({ devices, present, verify }: StoredState): Origin {
+  const now = (): Moment => ({ monotonicUs: monotonicUs(), realtimeUs: realtimeUs() })
+  return {
+    begin(populated) {
+      for (const [i, bitmap] of populated.entries()) bitmap.words.set(present[i]!.words)
+    },
+    collectWritten() {},
+    isZero(block, page) {
+      verify(block, page)
+      return false // the image has holes where zeros were
+    },
+    stopAndSave: () => ({ stoppedAt: now(), devices }),
+    resume() {},
+    pushZeroPages: false,
+    saysStopTime: false,
+    close() {},
+  }
+}
