@@ -1,13 +1,12 @@
 // downtime.child receive: takes one guest in. Prints where to connect; at the end the report.
-// downtime.child migrate URI MODE MEBIBYTES: starts a guest, lets it write to all of its RAM, and moves it. Prints the report.
+// downtime.child migrate URI MODE MEBIBYTES WRITTEN: starts a guest that writes to RAM from 1 MiB to WRITTEN MiB, lets it
+// write all of that once, and moves it. Prints the report.
 
 import assert from 'node:assert/strict'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { migrate, receive, startGuest } from '../src/index.js'
 
 const MiB = 2 ** 20
-/** RAM at the end that the guest's program leaves alone. */
-const UNUSED_MIB = 24
 
 async function receiveOne(): Promise<void> {
   const incoming = receive({
@@ -24,8 +23,8 @@ async function receiveOne(): Promise<void> {
   await guest.destroy()
 }
 
-async function migrateOne(to: string, mode: string, mebibytes: number): Promise<void> {
-  const options = { memoryBytes: mebibytes * MiB, end: (mebibytes - UNUSED_MIB) * MiB }
+async function migrateOne(to: string, mode: string, mebibytes: number, writtenMiB: number): Promise<void> {
+  const options = { memoryBytes: mebibytes * MiB, end: writtenMiB * MiB }
   const guest = await startGuest({ module: 'v86', options })
   await guest.start()
   while (guest.progress() < 2) await sleep(20) // every page of its range has been written
@@ -35,5 +34,5 @@ async function migrateOne(to: string, mode: string, mebibytes: number): Promise<
   await guest.destroy()
 }
 
-const [role, uri, mode, mebibytes] = process.argv.slice(2)
-await (role === 'receive' ? receiveOne() : migrateOne(uri!, mode!, Number(mebibytes)))
+const [role, uri, mode, mebibytes, written] = process.argv.slice(2)
+await (role === 'receive' ? receiveOne() : migrateOne(uri!, mode!, Number(mebibytes), Number(written)))

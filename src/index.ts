@@ -32,4 +32,5 @@ export {
   probeHost,
 } from './os/probe.js'
 export type { SourceReport, SourceStatus } from './source/report.js'
-export { type MigrateOptions, type Migration, migrate } from './source/source.js'
+export { type MigrateOptions, migrate } from './source/source.js'
+export type { Migration } from './source/start-source.js'

@@ -38,6 +38,8 @@ export const LIMITS = {
   receiveBufferBytes: 1 * MiB,
   /** Header and page pairs in one sendmsg: twice this is the kernel's IOV_MAX. */
   sendPairsMax: 512,
+  /** Sidecar of an image, bytes: a checksum for each 64 KiB of 1 TiB. */
+  sidecarBytesMax: 256 * MiB,
   /** One line from a QMP server, bytes: the longest real one (query-qmp-schema) is about 250 KiB. */
   qmpLineBytesMax: 4 * MiB,
   /** Console and error output kept of a QEMU we started, bytes each; older output is dropped. */

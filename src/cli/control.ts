@@ -12,6 +12,7 @@ import type { DestinationView, SourceView } from './view.js'
 export const COORDINATED = 'FARFAULT_COORDINATED'
 /** Without a coordinator nobody wants the guest: how long an orderly end may take, ms. */
 const ORPHAN_MS = 1500
+const SAME_SIGNAL_MS = 250
 
 /** From a side to the coordinator. */
 export type SideMessage =
@@ -53,7 +54,7 @@ export function createControl(): Control {
       interrupt()
     })
   } else {
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => interrupt())
+    onSignal(() => interrupt())
   }
 
   return {
@@ -78,6 +79,21 @@ export function createControl(): Control {
       return new Promise((resolve) => process.send!(message, undefined, undefined, () => resolve()))
     },
   }
+}
+
+/**
+ * ctrl-C, or another wish that this process ends. A terminal signals a whole group of processes, and a parent like npm
+ * passes the signal on as well: what comes twice so soon was meant once.
+ */
+export function onSignal(handler: () => void): void {
+  let lastMs = Number.NEGATIVE_INFINITY
+  const once = (): void => {
+    const nowMs = performance.now()
+    if (nowMs - lastMs < SAME_SIGNAL_MS) return
+    lastMs = nowMs
+    handler()
+  }
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, once)
 }
 
 /** A background job that reads its terminal is stopped by the kernel, and its guest with it. */

@@ -1,8 +1,9 @@
 // `farfault demo`: runs a receiver and a source as two processes, shows the move, and judges it. Main thread; the
 // coordinator: it owns both processes, and neither outlives it.
 
+import { UsageError } from '../errors.js'
 import type { DEMO_OPTIONS } from './commands.js'
-import type { SideMessage } from './control.js'
+import { onSignal, type SideMessage } from './control.js'
 import { createDisplay, type Display } from './display.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import { guestArguments } from './guest-options.js'
@@ -44,7 +45,7 @@ export async function demo(values: DemoValues): Promise<ExitCode> {
     sourceView: undefined,
     destinationView: undefined,
   }
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => interrupt(stage))
+  onSignal(() => interrupt(stage))
   const draw = setInterval(() => show(stage), FRAME_MS)
   await play(stage)
   clearInterval(draw)
@@ -93,7 +94,8 @@ function take(stage: Stage, message: SideMessage): void {
 /** Waits for the end of a side. When it was a bad one, nobody waits for ever for the other. */
 async function ended(stage: Stage, side: SideProcess): Promise<void> {
   const trouble = await side.ended
-  if (trouble !== undefined && !stage.interrupted) stage.troubles.push(trouble)
+  // The first to fail is the news; the other one fails because of it.
+  if (trouble !== undefined && !stage.interrupted && stage.troubles.length === 0) stage.troubles.push(trouble)
   if (trouble === undefined && side.report?.ok) return
   const other = side === stage.source ? stage.destination : stage.source
   if (!other?.alive) return
@@ -126,6 +128,8 @@ function show({ values, display, sourceView, destinationView }: Stage): void {
 
 function judge(stage: Stage): ExitCode {
   const { values, display, troubles, source, destination } = stage
+  // A guest that cannot be is found by the side that should boot it, but it was this command line that asked for it.
+  if (source?.usageError !== undefined) throw new UsageError(source.usageError)
   const report = demoReport(source?.report ?? null, destination?.report ?? null, [
     ...troubles,
     ...(stage.interrupted ? ['interrupted by ctrl-C'] : []),

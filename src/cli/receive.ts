@@ -3,6 +3,7 @@
 import { appendFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import {
+  ChannelError,
   type GuestCheck,
   GuestError,
   type GuestHandle,
@@ -41,11 +42,21 @@ export async function receiveCommand(values: ReceiveValues): Promise<ExitCode> {
   const arrival = await arrive(values, incoming, control, output)
   const { report } = arrival
   const ramCheck = arrival.guest === undefined ? null : await runOn(values, arrival.guest, control, output)
-  const side = destinationSide(report, arrival.describe(), ramCheck)
+  const error = report.ok ? {} : { error: explain(report) }
+  const side = destinationSide({ ...report, ...error }, arrival.describe(), ramCheck)
   await arrival.guest?.handle.destroy()
   if (report.ok || !arrival.interrupted || values.json) await output.finish(side, () => receiveSummary(side))
   if (side.ok) return EXIT.ok
   return arrival.interrupted && !report.ok ? EXIT.interrupted : EXIT.failed
+}
+
+/** What happened, and what it means for the guest. */
+function explain({ error, cause, postcopyMs, totalMs }: Awaited<Incoming['done']>['report']): string {
+  const what = cause instanceof ChannelError ? `the connection to the source was lost: ${error}` : error!
+  if (totalMs === 0) return what // nobody had connected
+  return postcopyMs > 0
+    ? `${what}. After the switch: the guest here lacked RAM, and has been destroyed`
+    : `${what}. The guest stays at the source`
 }
 
 function makeGuest(
@@ -120,6 +131,7 @@ function interruptArrival(
       return interrupted
     },
     handler() {
+      if (interrupted) process.exit(EXIT.interrupted)
       if (incoming.status === 'postcopy-active' && !warned) {
         warned = true
         output.say(

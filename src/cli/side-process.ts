@@ -4,6 +4,7 @@
 import { fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { COORDINATED, type SideMessage, type SideOrder } from './control.js'
+import { EXIT } from './exit-codes.js'
 import type { SideReport } from './reports.js'
 
 /** Of what a side writes to standard error, so much is kept to explain its end. */
@@ -15,6 +16,8 @@ export interface SideProcess {
   /** Undefined until it has sent it; a side that dies sends none. */
   readonly report: SideReport | undefined
   readonly alive: boolean
+  /** Why it refused its options, if it did. */
+  readonly usageError: string | undefined
   order(order: SideOrder): void
   /** At once, by its process id. */
   kill(): void
@@ -36,6 +39,7 @@ export function startSide(
   let report: SideReport | undefined
   let errors = ''
   let alive = true
+  let usageError: string | undefined
   child.stderr!.on('data', (bytes: Buffer) => {
     errors = (errors + bytes.toString()).slice(-ERRORS_KEPT)
   })
@@ -51,6 +55,7 @@ export function startSide(
     // `close` comes after all that it wrote has been read.
     child.on('close', (code, signal) => {
       alive = false
+      if (code === EXIT.usage) usageError = lastLine(errors)
       resolve(explain(name, report, code, signal, errors))
     })
   })
@@ -66,6 +71,9 @@ export function startSide(
     },
     get alive() {
       return alive
+    },
+    get usageError() {
+      return usageError
     },
     order(order) {
       if (child.connected) child.send(order, () => {}) // it may be gone before it reads this
@@ -85,6 +93,8 @@ function explain(
 ): string | undefined {
   if (signal !== null) return `the ${name} was killed by ${signal}`
   if (report !== undefined) return undefined
-  const last = errors.trim().split('\n').at(-1) ?? ''
+  const last = lastLine(errors)
   return `the ${name} ended with status ${code} before it was done${last === '' ? '' : `: ${last}`}`
 }
+
+const lastLine = (text: string): string => (text.trim().split('\n').at(-1) ?? '').replace(/^farfault: /, '')

@@ -65,10 +65,10 @@ export function migrateSummary(report: SideReport): string[] {
   const at = `${number(guest.progress)} ${unitOf(guest.machine)}`
   if (report.ok) return ['', ...commonRows(report), row('guest', `went over at ${at}`)]
   if (!guest.here) return ['', `  failed: ${report.error}`]
+  // Why it stayed has been said when it happened.
   return [
     '',
-    `  failed: ${report.error}`,
-    row('guest', `stopped here at ${at}`),
+    row('guest', `ran on, and was stopped here at ${at}`),
     ...(ramCheck === null ? [] : [ramRow(report)]),
   ]
 }

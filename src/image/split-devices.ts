@@ -43,8 +43,6 @@ export interface SplitOptions {
   readonly offset?: number
   /** For errors. */
   readonly path?: string
-  /** Device sections that stood before these and that the description lists too. */
-  readonly before?: number
   /** JSON that is not at the end of `bytes`. */
   readonly vmDescription?: Uint8Array
 }
@@ -56,11 +54,11 @@ const FOOTER_BYTES = 5
  * Errors: `ProtocolError`, or `ImageError` where the bytes end early; both with the offset.
  */
 export function splitDevices(bytes: Uint8Array, options: SplitOptions = {}): StreamTail {
-  const { offset = 0, path = 'device sections', before = 0 } = options
+  const { offset = 0, path = 'device sections' } = options
   const jsonAt = findVmDescription(bytes)
   const json = jsonAt === undefined ? options.vmDescription : bytes.subarray(jsonAt)
   const described = json === undefined ? undefined : readDescribedSections(json, offset + (jsonAt ?? 0))
-  const lengthOf = described === undefined ? undefined : describedBodyBytes(described.slice(before))
+  const lengthOf = described === undefined ? undefined : describedBodyBytes(described)
   const reader = readerOf(bytes, {
     offset,
     ended: (at, record) => new ImageError(`ends inside ${record}`, path, at),
@@ -90,13 +88,13 @@ export function splitDevices(bytes: Uint8Array, options: SplitOptions = {}): Str
     parts.push(bytes.subarray(start, reader.position))
     length += reader.position - start
   }
-  if (described !== undefined && described.length !== before + sections.length)
+  if (described !== undefined && described.length !== sections.length)
     refuseAt(
       offset + (jsonAt ?? 0),
       'VMDESCRIPTION',
       'other sections than described',
       `${described.length}`,
-      `${before + sections.length}`,
+      `${sections.length}`,
     )
   return { devices: Buffer.concat(parts), sections, vmDescription: json }
 }

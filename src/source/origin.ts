@@ -1,9 +1,8 @@
 // Where the source's RAM and device state come from: a guest that runs here, or one that is parked in an image.
 // Source thread.
 
-import type { Moment, StoppedState } from '../guest/guest-messages.js'
+import type { StoppedState } from '../guest/guest-messages.js'
 import type { GuestRemote } from '../guest/guest-remote.js'
-import { monotonicUs, realtimeUs } from '../os/clock.js'
 import type { Bitmap } from '../ram/bitmap.js'
 import type { RamBlock } from '../ram/block.js'
 import { createDirtyLog } from '../ram/dirty-log.js'
@@ -51,34 +50,5 @@ export function createLiveOrigin(guest: GuestRemote, blocks: readonly RamBlock[]
     pushZeroPages: true,
     saysStopTime: true,
     close: () => dirtyLog.close(),
-  }
-}
-
-/** A parked guest: it does not run, so nothing is written, and stopping it is nothing. */
-export interface StoredState {
-  /** Device state, complete SECTION_FULL records. */
-  readonly devices: Uint8Array
-  /** One bit a target page of each block: it is in the image; all others are zero. */
-  readonly present: readonly Bitmap[]
-  /** Called before a page is sent. @throws ImageError when what the image holds is not what was stored. */
-  verify(block: RamBlock, page: number): void
-}
-
-export function createStoredOrigin({ devices, present, verify }: StoredState): Origin {
-  const now = (): Moment => ({ monotonicUs: monotonicUs(), realtimeUs: realtimeUs() })
-  return {
-    begin(populated) {
-      for (const [i, bitmap] of populated.entries()) bitmap.words.set(present[i]!.words)
-    },
-    collectWritten() {},
-    isZero(block, page) {
-      verify(block, page)
-      return false // the image has holes where zeros were
-    },
-    stopAndSave: () => ({ stoppedAt: now(), devices }),
-    resume() {},
-    pushZeroPages: false,
-    saysStopTime: false,
-    close() {},
   }
 }

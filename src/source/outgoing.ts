@@ -34,6 +34,7 @@ export const PING = {
 /** What the main thread may ask for while the migration is under way. */
 export type Order =
   | { readonly order: 'cancel' }
+  | { readonly order: 'connect'; readonly uri: string }
   | { readonly order: 'start-postcopy' }
   | { readonly order: 'bandwidth'; readonly precopy?: number; readonly postcopy?: number }
 
@@ -49,6 +50,13 @@ export interface OutgoingOptions {
   readonly maxPostcopyBandwidth: number
   /** How long the destination may take to make RAM ready, ms. */
   readonly setupTimeoutMs: number
+  /** After the switch, what is pushed without being asked for. */
+  readonly push: {
+    /** False: nothing; pages are served on demand until the destination closes the connection. */
+    readonly on: boolean
+    /** Background pages go only when this long nobody has asked for a page, ms. */
+    readonly quietMs: number
+  }
 }
 
 export interface Outgoing {
@@ -74,6 +82,8 @@ export interface Outgoing {
   switchWanted: boolean
   /** The package is on its way: cancelling is no longer possible, RAM here is no longer the guest's. */
   committed: boolean
+  /** When a page was asked for last, ms of `performance.now()`. */
+  readonly lastRequestMs: number
   /** PINGs answered, and when (CLOCK_MONOTONIC, µs). */
   readonly pongs: Map<number, number>
   close(): void
@@ -101,8 +111,10 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const pacer = createPacer(options.maxBandwidth, performance.now())
   const pongs = new Map<number, number>()
 
+  let lastRequestMs = 0
   function onRequest(name: string, start: number, length: number): void {
     stats.requests++
+    lastRequestMs = performance.now()
     if (tracing()) trace('migrate_handle_rp_req_pages', name, start, length)
     const block = byName.get(name)
     function bad(what: string): never {
@@ -125,7 +137,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
         if (!outgoing.committed) throw new CancelledError()
       } else if (message.order === 'start-postcopy') {
         outgoing.switchWanted = true
-      } else {
+      } else if (message.order === 'bandwidth') {
         limits.precopy = message.precopy ?? limits.precopy
         limits.postcopy = message.postcopy ?? limits.postcopy
         pacer.bytesPerSecond = outgoing.committed ? limits.postcopy : limits.precopy
@@ -160,6 +172,9 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     written: blocks.map((block) => createBitmap(block.pages)),
     switchWanted: false,
     pongs,
+    get lastRequestMs() {
+      return lastRequestMs
+    },
     get committed() {
       return committed
     },

@@ -1,6 +1,7 @@
 // After the switch: requested pages at once, and the rest of RAM in the background, in chunks that never fill the queue
 // in front of a request. Source thread.
 
+import { ChannelError } from '../errors.js'
 import { monotonicUs } from '../os/clock.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { encodeCommand } from '../wire/messages.js'
@@ -16,7 +17,8 @@ export function pushRemaining(o: Outgoing): void {
     serveRequests(o)
     report(o, left)
     const room = o.window.room()
-    const pauseMs = o.pacer.waitMs(performance.now())
+    const nowMs = performance.now()
+    const pauseMs = Math.max(o.pacer.waitMs(nowMs), quietMsLeft(o, nowMs))
     if (room > 0 && pauseMs === 0) {
       const bytes = pushChunk(o, room)
       if (bytes === 0) break // nothing is dirty any more
@@ -31,6 +33,25 @@ export function pushRemaining(o: Outgoing): void {
   o.sender.control(END_OF_STREAM)
   o.sender.flush()
   report(o, left)
+}
+
+/** A guest that asks for pages waits for them: the rest can wait until it does not. */
+function quietMsLeft(o: Outgoing, nowMs: number): number {
+  return Math.max(0, Math.ceil(o.lastRequestMs + o.options.push.quietMs - nowMs))
+}
+
+/** Only what is asked for, until the destination goes away: it never has all of RAM, so there is no other end. */
+export function serveOnDemand(o: Outgoing): void {
+  for (;;) {
+    serveRequests(o)
+    o.stats.bytesSent = o.sender.bytes
+    try {
+      o.link.pump(-1)
+    } catch (error) {
+      if (error instanceof ChannelError && o.pongs.has(PING.loaded)) return
+      throw error
+    }
+  }
 }
 
 /** All that is asked for now goes out in one call; what is asked meanwhile is next. */

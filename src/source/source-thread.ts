@@ -8,6 +8,7 @@ import { createGuestRemote, type GuestConnection } from '../guest/guest-remote.j
 import { createMachine } from '../machine.js'
 import { closeFd, connectTo, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
+import { createPoll, POLL_EVENTS } from '../os/poll.js'
 import { wakeFromFd } from '../os/wake.js'
 import type { RamBlock } from '../ram/block.js'
 import { createStats } from '../stats.js'
@@ -22,28 +23,32 @@ import {
   sendPrefix,
 } from './outgoing.js'
 import { type PrecopyOutcome, runPrecopy } from './precopy.js'
-import { pushRemaining } from './push.js'
+import { pushRemaining, serveOnDemand } from './push.js'
 import { SOURCE_STATS, type SourceReport } from './report.js'
+import type { SourceThreadMessage } from './start-source.js'
 import { SOURCE_STATUS } from './status.js'
+import { createStoredOrigin, type StoredImage } from './stored-origin.js'
 import { completePrecopy, switchToPostcopy } from './switchover.js'
 
 const CONNECT_TIMEOUT_MS = 10_000
 
 export interface SourceThreadData {
-  readonly uri: string
   readonly options: OutgoingOptions
   readonly blocks: readonly RamBlock[]
-  readonly guest: GuestConnection
+  readonly origin:
+    | { readonly kind: 'live'; readonly guest: GuestConnection }
+    | ({ readonly kind: 'stored' } & StoredImage)
   readonly wakeFd: number
   readonly statusCell: Int32Array
   readonly statsMemory: SharedArrayBuffer
 }
 
 const data = workerData as SourceThreadData
+const tell = (message: SourceThreadMessage): void => parentPort!.postMessage(message)
 const stats = createStats(SOURCE_STATS, data.statsMemory)
 const status = createMachine('source', SOURCE_STATUS, data.statusCell, 0, (from, event, to) => {
   trace('migrate_set_state', 'source', from, event, to)
-  parentPort!.postMessage({ status: to })
+  tell({ status: to })
 })
 const wake = wakeFromFd(data.wakeFd)
 
@@ -64,11 +69,33 @@ function takeOrders(): Order[] {
   return orders
 }
 
+/** Returns the URI. */
+function waitForOrderToConnect(): string {
+  tell({ ready: true })
+  const poll = createPoll(1)
+  poll.set(0, wake.fd, POLL_EVENTS.in)
+  for (;;) {
+    poll.wait(-1)
+    wake.drain()
+    for (const message of takeOrders()) {
+      if (message.order === 'cancel') throw new CancelledError()
+      if (message.order === 'connect') return message.uri
+    }
+  }
+}
+
+function makeOrigin(): Origin {
+  const { origin, blocks } = data
+  if (origin.kind === 'live') return createLiveOrigin(createGuestRemote(origin.guest), blocks)
+  return createStoredOrigin(blocks, origin)
+}
+
 function migrate(p: Progress): void {
   status.step('migrate')
-  p.fd = connectTo(data.uri, { wakeFd: wake.fd, timeoutMs: CONNECT_TIMEOUT_MS })
+  const uri = waitForOrderToConnect()
+  p.fd = connectTo(uri, { wakeFd: wake.fd, timeoutMs: CONNECT_TIMEOUT_MS })
   p.startUs = monotonicUs()
-  p.origin = createLiveOrigin(createGuestRemote(data.guest), data.blocks)
+  p.origin = makeOrigin()
   const o = createOutgoing({ ...data, fd: p.fd, wake, origin: p.origin, status, stats, takeOrders })
   p.outgoing = o
   sendPrefix(o)
@@ -76,7 +103,12 @@ function migrate(p: Progress): void {
   p.outcome = runPrecopy(o)
   if (p.outcome.finish === 'postcopy') {
     p.stopped = switchToPostcopy(o, p.outcome.reason)
-    pushRemaining(o)
+    if (data.options.push.on) pushRemaining(o)
+    else {
+      serveOnDemand(o)
+      status.step('allSent')
+      return
+    }
   } else {
     p.stopped = completePrecopy(o)
   }
@@ -149,10 +181,10 @@ function report(p: Progress, error?: unknown): SourceReport {
 const progress: Progress = { fd: -1, startUs: 0 }
 try {
   migrate(progress)
-  parentPort!.postMessage({ done: report(progress) })
+  tell({ done: report(progress) })
 } catch (error) {
   giveUp(progress, error)
-  parentPort!.postMessage({ done: report(progress, error), error: errorToMessage(error) })
+  tell({ done: report(progress, error), error: errorToMessage(error) })
 } finally {
   progress.outgoing?.close()
   if (progress.fd >= 0) {

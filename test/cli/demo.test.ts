@@ -77,6 +77,7 @@ test('what cannot be is a usage error, and says what can', limit, async () => {
     [['migrate', '--to', '--json'], /--to needs a value: --to URI/],
     [['receive', '--listen', 'http:x'], /is not a channel; use tcp:HOST:PORT/],
     [['demo', 'now'], /unexpected argument "now"/],
+    [['demo', '--json', '--memory', '100'], /v86 takes RAM in multiples of 128 KiB/],
     [['demo', '--json=yes'], /--json takes no value/],
   ]
   for (const [args, message] of cases) {

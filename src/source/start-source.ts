@@ -1,0 +1,94 @@
+// Starts a source thread and follows it. Main thread; never blocks.
+
+import { EventEmitter } from 'node:events'
+import type { TransferListItem } from 'node:worker_threads'
+import { type ErrorMessage, errorFromMessage } from '../errors.js'
+import { beforeExit } from '../exit-hook.js'
+import { createMachine } from '../machine.js'
+import { createWake } from '../os/wake.js'
+import { createStats, type Stats, statsBytes } from '../stats.js'
+import { startThread } from '../thread.js'
+import type { Order } from './outgoing.js'
+import { SOURCE_STATS, type SourceReport, type SourceStatus } from './report.js'
+import type { SourceThreadData } from './source-thread.js'
+import { SOURCE_STATUS } from './status.js'
+
+export interface Migration extends EventEmitter<{ status: [SourceStatus] }> {
+  readonly status: SourceStatus
+  /** Counters, live. */
+  readonly stats: Readonly<Stats<(typeof SOURCE_STATS)[number]>>
+  /** Go over now, however far precopy has come. */
+  startPostcopy(): void
+  /** Before the switch: stop, and let the guest go on here. After it: no effect. */
+  cancel(): void
+  setBandwidth(limits: { precopy?: number; postcopy?: number }): void
+  /**
+   * Resolves when the migration has ended, well or not: look at `ok`. `error` in the report is a sentence for people;
+   * `cause` is the typed error behind it.
+   */
+  readonly done: Promise<SourceReport & { readonly cause?: Error }>
+}
+
+/** A source thread that boots, and connects when it is told to: starting a thread takes longer than resuming a guest. */
+export interface Source extends Migration {
+  /** Resolves when the thread waits for the order to connect. */
+  readonly ready: Promise<void>
+  connect(uri: string): void
+}
+
+export type SourceSpec = Pick<SourceThreadData, 'options' | 'blocks' | 'origin'>
+
+export function startSource(spec: SourceSpec, transferList: readonly TransferListItem[] = []): Source {
+  const statusCell = new Int32Array(new SharedArrayBuffer(4))
+  const statsMemory = new SharedArrayBuffer(statsBytes(SOURCE_STATS))
+  const wake = createWake()
+  const data: SourceThreadData = { ...spec, wakeFd: wake.fd, statusCell, statsMemory }
+  const url = new URL('./source-thread.js', import.meta.url)
+  const worker = startThread(url, 'farfault source', data, transferList)
+  const machine = createMachine('source', SOURCE_STATUS, statusCell, 0)
+  const events = new EventEmitter<{ status: [SourceStatus] }>()
+
+  const order = (message: Order): void => {
+    worker.postMessage(message)
+    wake.signal()
+  }
+  const forget = beforeExit(() => order({ order: 'cancel' }))
+
+  let isReady = (): void => {}
+  const ready = new Promise<void>((resolve) => {
+    isReady = resolve
+  })
+  const done = new Promise<SourceReport & { cause?: Error }>((resolve, reject) => {
+    let result: (SourceReport & { cause?: Error }) | undefined
+    worker.on('message', (m: SourceThreadMessage) => {
+      if ('ready' in m) isReady()
+      else if ('status' in m) events.emit('status', m.status)
+      else result = m.error === undefined ? m.done : { ...m.done, cause: errorFromMessage(m.error) }
+    })
+    worker.on('error', reject)
+    worker.on('exit', () => {
+      forget()
+      wake.close()
+      if (result === undefined) reject(new Error('the source thread ended without a report'))
+      else resolve(result)
+    })
+  })
+
+  return Object.defineProperties(events, {
+    status: { get: () => machine.state },
+    stats: { value: createStats(SOURCE_STATS, statsMemory) },
+    startPostcopy: { value: () => order({ order: 'start-postcopy' }) },
+    cancel: { value: () => order({ order: 'cancel' }) },
+    setBandwidth: {
+      value: (limits: { precopy?: number; postcopy?: number }) => order({ order: 'bandwidth', ...limits }),
+    },
+    connect: { value: (uri: string) => order({ order: 'connect', uri }) },
+    ready: { value: ready },
+    done: { value: done },
+  }) as Source
+}
+
+export type SourceThreadMessage =
+  | { readonly ready: true }
+  | { readonly status: SourceStatus }
+  | { readonly done: SourceReport; readonly error?: ErrorMessage }
