@@ -15,6 +15,7 @@ import type { RamBlockShape } from '../guest/guest.js'
 import type { GuestHandle } from '../guest/guest-handle.js'
 import type { FirstInstruction } from '../guest/guest-messages.js'
 import type { GuestConnection } from '../guest/guest-remote.js'
+import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
 import { closeFd, listenOn, shutdownChannel, shutdownReceiving } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
@@ -39,6 +40,8 @@ export interface ReceiveOptions {
   readonly listen: string
   /** Makes the guest that the stream announces; it must have these RAM blocks and must not have run. */
   readonly guest: (machine: string, blocks: readonly RamBlockShape[]) => Promise<GuestHandle>
+  /** A guest with more RAM is refused before anything is made for it, bytes. Default 64 GiB. */
+  readonly memoryBytesMax?: number
 }
 
 export interface Received {
@@ -126,6 +129,13 @@ export function receive(options: ReceiveOptions): Incoming {
   }
 
   async function makeSetup({ machine, blocks: shapes, advised }: Announcement): Promise<Setup> {
+    const memoryBytes = shapes.reduce((sum, shape) => sum + shape.length, 0)
+    const { memoryBytesMax = LIMITS.receiveRamBytesMax } = options
+    if (memoryBytes > memoryBytesMax) {
+      throw new GuestError(
+        `the guest that comes has ${memoryBytes} bytes of RAM; at most ${memoryBytesMax} are taken`,
+      )
+    }
     const guest = await options.guest(machine, shapes)
     try {
       assertSameShape(guest, machine, shapes)

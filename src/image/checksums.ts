@@ -24,7 +24,8 @@ export function chunkMask(present: Bitmap, chunk: number): number {
 /** Chunks that have a present page. */
 export function countChunks(present: Bitmap): number {
   let count = 0
-  for (const word of present.words) count += ((word & ALL_PAGES) !== 0 ? 1 : 0) + (word >>> CHUNK_PAGES !== 0 ? 1 : 0)
+  for (const word of present.words)
+    count += ((word & ALL_PAGES) !== 0 ? 1 : 0) + (word >>> CHUNK_PAGES !== 0 ? 1 : 0)
   return count
 }
 

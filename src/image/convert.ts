@@ -41,7 +41,8 @@ export function storeStream(
     if (command.name === 'POSTCOPY_ADVISE') postcopy = command.sizes !== null
     if (command.name !== 'POSTCOPY_RAM_DISCARD' || writer === undefined) return
     const block = writer.blocks.findIndex(({ name }) => name === command.block)
-    if (block < 0) throw new ImageError(`discard in unknown RAM block ${command.block}`, path, reader.streamOffset)
+    if (block < 0)
+      throw new ImageError(`discard in unknown RAM block ${command.block}`, path, reader.streamOffset)
     const pages = writer.blocks[block]!.length / TARGET_PAGE_BYTES
     for (const { start, length } of command.ranges) {
       const first = Math.min(start / TARGET_PAGE_BYTES, pages)

@@ -99,7 +99,8 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
   if (sidecar === undefined && requireSidecar)
     throw new ImageError('the sidecar is missing', sidecarPath(path), 0)
   if (sidecar !== undefined) compareSidecar(sidecar, file, layout, blocks)
-  const checksums = sidecar === undefined ? undefined : blocks.map((block, i) => table(block, sidecar.blocks[i]!.crc32))
+  const checksums =
+    sidecar === undefined ? undefined : blocks.map((block, i) => table(block, sidecar.blocks[i]!.crc32))
   let open = true
   const compare = (blockIndex: number, chunk: number, got: number): void => {
     const expected = checksums![blockIndex]!(chunk)
@@ -149,7 +150,8 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
 function checkSectionIds(ram: NamedSection, sections: readonly DeviceSpan[], path: string): void {
   const ids = new Set([ram.id])
   for (const { id, idstr } of sections) {
-    if (ids.has(id)) throw new ImageError(`device section ${idstr} has the id ${id} of another section`, path, 0)
+    if (ids.has(id))
+      throw new ImageError(`device section ${idstr} has the id ${id} of another section`, path, 0)
     ids.add(id)
   }
 }

@@ -106,7 +106,10 @@ function inspectImage(path: string, { verify = false, onProgress }: InspectOptio
     if (verify) {
       if (sidecar === undefined)
         throw new ImageError('no checksums to verify: the sidecar is missing', sidecarPath(path), 0)
-      for (const read of image.verify()) onProgress?.((bytes += read))
+      for (const read of image.verify()) {
+        bytes += read
+        onProgress?.(bytes)
+      }
     }
     return {
       blocks: image.blocks.map(({ name, length, present, pagesOffset }) => ({

@@ -49,11 +49,16 @@ export function readLayout(file: OpenFile, start = 0): ImageLayout {
 
 function readerBehindRegion(file: OpenFile, offset: number): StreamReader {
   if (offset > file.bytes)
-    throw new ImageError(`the file ends inside page data, which goes to offset ${offset}`, file.path, file.bytes)
+    throw new ImageError(
+      `the file ends inside page data, which goes to offset ${offset}`,
+      file.path,
+      file.bytes,
+    )
   return fileReader(file, offset, ENTRY_STEP_BYTES)
 }
 
-export const isMappedRam = ({ capabilities = [] }: Configuration): boolean => capabilities.includes(MAPPED_RAM)
+export const isMappedRam = ({ capabilities = [] }: Configuration): boolean =>
+  capabilities.includes(MAPPED_RAM)
 
 function checkConfiguration(configuration: Configuration, path: string, offset: number): void {
   const refuse = (what: string): never => {

@@ -44,7 +44,8 @@ export function createBodyLoader(
     }
     if (block === undefined) return refuseAt(at, RECORD, 'first page does not name its block')
     const { name, length } = blocks[block]!
-    if (offset >= length) refuseAt(at, RECORD, `page outside of block ${name}`, `below ${length}`, `${offset}`)
+    if (offset >= length)
+      refuseAt(at, RECORD, `page outside of block ${name}`, `below ${length}`, `${offset}`)
     return offset / TARGET_PAGE_BYTES
   }
 

@@ -20,7 +20,7 @@ import {
 } from '../wire/sections.js'
 import { refuseAt } from '../wire/slice.js'
 import { findVmDescription } from '../wire/vm-description.js'
-import { splitDevices, type StreamTail, TAIL_BYTES_MAX } from './split-devices.js'
+import { type StreamTail, splitDevices, TAIL_BYTES_MAX } from './split-devices.js'
 
 export interface StreamHandlers {
   /** May refuse a stream by what it announces. */

@@ -162,7 +162,11 @@ export function parseSidecar(json: string, path: string): Sidecar {
     value = JSON.parse(json)
   } catch (error) {
     const { message } = error as Error
-    throw new ImageError(`sidecar is not JSON: ${message}`, path, Number(/position (\d+)/.exec(message)?.[1] ?? 0))
+    throw new ImageError(
+      `sidecar is not JSON: ${message}`,
+      path,
+      Number(/position (\d+)/.exec(message)?.[1] ?? 0),
+    )
   }
   check(value, '', SIDECAR)
   const { sidecarCrc32, ...sidecar } = value as Sidecar & { sidecarCrc32: string }

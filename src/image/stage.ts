@@ -103,13 +103,11 @@ export function createStage(fd: number, path: string): Stage {
   }
 }
 
-const place = ({ pagesOffset }: MappedRamBlock, page: number): number => pagesOffset + page * TARGET_PAGE_BYTES
+const place = ({ pagesOffset }: MappedRamBlock, page: number): number =>
+  pagesOffset + page * TARGET_PAGE_BYTES
 
 /** Calls `punch` for every part of the file that holds pages which are zero now. */
-export function eachStaleRun(
-  block: PagesInWriting,
-  punch: (offset: number, length: number) => void,
-): void {
+export function eachStaleRun(block: PagesInWriting, punch: (offset: number, length: number) => void): void {
   eachRun(difference(block.written, block.present), (start, end) =>
     punch(place(block, start), (end - start) * TARGET_PAGE_BYTES),
   )

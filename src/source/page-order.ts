@@ -32,6 +32,8 @@ export interface PageOrder {
    * `wrapped` counts the times the scan came past the end of the last block.
    */
   nextScanned(): boolean
+  /** True when there is one. */
+  anyScanned(): boolean
   readonly wrapped: number
   /** Let the scan begin at the first page of the first block again. */
   rewind(): void
@@ -69,6 +71,24 @@ export function createPageOrder(
     scanBlock = blockIndex
     scanPage = pick.page + pages
     return true
+  }
+
+  /** Moves the scan to the next page it is for, once round if need be: the rest of this block, all others, its start. */
+  function seek(): boolean {
+    for (let step = 0; step <= blocks.length; step++) {
+      const page = scanPage < blocks[scanBlock]!.pages ? background[scanBlock]!.nextSet(scanPage) : -1
+      if (page >= 0) {
+        scanPage = page
+        return true
+      }
+      scanPage = 0
+      scanBlock++
+      if (scanBlock === blocks.length) {
+        scanBlock = 0
+        wrapped++
+      }
+    }
+    return false
   }
 
   return {
@@ -109,19 +129,10 @@ export function createPageOrder(
       return false
     },
     nextScanned() {
-      // Once round: the rest of this block, all others, and the start of this block again.
-      for (let step = 0; step <= blocks.length; step++) {
-        const page = scanPage < blocks[scanBlock]!.pages ? background[scanBlock]!.nextSet(scanPage) : -1
-        if (page >= 0) return found(scanBlock, page, false)
-        scanPage = 0
-        scanBlock++
-        if (scanBlock === blocks.length) {
-          scanBlock = 0
-          wrapped++
-        }
-      }
-      return false
+      if (!seek()) return false
+      return found(scanBlock, scanPage, false)
     },
+    anyScanned: seek,
     rewind() {
       scanBlock = 0
       scanPage = 0

@@ -16,12 +16,12 @@ export function pushRemaining(o: Outgoing): void {
     o.link.pump(0)
     serveRequests(o)
     report(o, left)
+    if (!o.order.anyScanned()) break
     const room = o.window.room()
     const nowMs = performance.now()
     const pauseMs = Math.max(o.pacer.waitMs(nowMs), quietMsLeft(o, nowMs))
     if (room > 0 && pauseMs === 0) {
       const bytes = pushChunk(o, room)
-      if (bytes === 0) break // nothing is dirty any more
       o.sender.control(encodeCommand({ name: 'PING', value: chunk }))
       o.window.sent(chunk++, bytes, monotonicUs())
       o.sender.flush()
@@ -62,7 +62,7 @@ function serveRequests(o: Outgoing): void {
   o.sender.flush()
 }
 
-/** The next dirty pages of the scan, up to `room` bytes. Returns the bytes; 0 when nothing was dirty. */
+/** The next pages of the scan, up to `room` bytes. Returns the bytes. */
 function pushChunk(o: Outgoing, room: number): number {
   const start = o.sender.bytes
   while (o.sender.bytes - start < room && o.order.nextScanned()) sendPick(o)

@@ -1,6 +1,7 @@
 // When the guest was stopped, as a device record of its own in front of the guest's: so that the destination can say how
 // long the guest stood still. Only between our own ends; QEMU would refuse the unknown section. Pure; any thread.
 
+import { ProtocolError } from '../errors.js'
 import { encodeDevice, readDeviceBody } from './device-sections.js'
 import { readerOf } from './reader.js'
 import { readFooter, readRecordType, readSectionHeader } from './sections.js'
@@ -20,7 +21,7 @@ export function splitStopTime(devices: Uint8Array): { stoppedAtUs: number | unde
   const absent = { stoppedAtUs: undefined, devices }
   if (Buffer.from(devices.buffer, devices.byteOffset, Math.min(64, devices.length)).indexOf(IDSTR) < 0)
     return absent
-  const reader = readerOf(devices)
+  const reader = readerOf(devices, { ended: endedInside })
   if (readRecordType(reader) !== 'SECTION_FULL') return absent
   const { id, idstr } = readSectionHeader(reader, 'SECTION_FULL')
   if (idstr !== IDSTR) return absent
@@ -29,4 +30,9 @@ export function splitStopTime(devices: Uint8Array): { stoppedAtUs: number | unde
   if (bytes.length !== 8) return absent
   const stoppedAtUs = new DataView(bytes.buffer, bytes.byteOffset).getFloat64(0)
   return { stoppedAtUs, devices: devices.subarray(reader.position) }
+}
+
+/** The records are all there, so an early end is not a lost connection but wrong bytes. */
+function endedInside(offset: number, record: string): Error {
+  return new ProtocolError('device sections end early', { offset, record })
 }
