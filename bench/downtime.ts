@@ -2,7 +2,7 @@
 // instruction here to its first there. Does it grow with the size of RAM?
 
 import type { Benchmark, Sample } from './benchmark.js'
-import { nodeChild, runForJson, start } from './programs.js'
+import { nodeChild, runForJson, withRunning } from './programs.js'
 
 const MODES = ['now', 'auto'] as const
 
@@ -24,13 +24,13 @@ interface Report {
 }
 
 async function move(mode: string, size: Size): Promise<Sample> {
-  const destination = start(nodeChild('downtime.child', 'receive'))
-  const uri = await destination.line()
   const sizes = [size.mebibytes, size.writtenMiB].map(String)
-  const source = await runForJson<Report>(nodeChild('downtime.child', 'migrate', uri, mode, ...sizes))
-  const { downtimeMs } = JSON.parse(await destination.line()) as Report
-  await destination.ended
-  return { downtime: downtimeMs, total: source.totalMs }
+  return withRunning(nodeChild('downtime.child', 'receive'), async (destination) => {
+    const uri = await destination.line()
+    const source = await runForJson<Report>(nodeChild('downtime.child', 'migrate', uri, mode, ...sizes))
+    const { downtimeMs } = JSON.parse(await destination.line()) as Report
+    return { downtime: downtimeMs, total: source.totalMs }
+  })
 }
 
 const variant = (mode: string, size: Size) => ({ name: `${mode}, ${size.name}`, run: () => move(mode, size) })

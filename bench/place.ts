@@ -14,7 +14,7 @@ import {
 } from '../src/wire/sections.js'
 import { BLOCK, MACHINE } from './bench-guest.js'
 import type { Benchmark, Sample } from './benchmark.js'
-import { cProgram, inputFile, nodeChild, runForJson, start } from './programs.js'
+import { cProgram, inputFile, nodeChild, runForJson, withRunning } from './programs.js'
 
 const PAGES = 131_072
 const PAGE_BYTES = 4096
@@ -60,19 +60,19 @@ function postcopySuffix(): Uint8Array {
 
 /** `receiver` prints its port, takes one stream in and ends. */
 async function measure(receiver: readonly string[], prefix: Uint8Array, suffix: Uint8Array): Promise<Sample> {
-  const receiving = start(receiver)
-  const port = await receiving.line()
   const answers = '1'
-  const { ns, bytes } = await runForJson<{ ns: number; bytes: number }>([
-    cProgram('stream-sender'),
-    port,
-    String(PAGES),
-    answers,
-    inputFile('prefix', prefix),
-    inputFile('suffix', suffix),
-  ])
-  await receiving.ended
-  return { rate: bytes / GiB / (ns / 1e9) }
+  return withRunning(receiver, async (receiving) => {
+    const port = await receiving.line()
+    const { ns, bytes } = await runForJson<{ ns: number; bytes: number }>([
+      cProgram('stream-sender'),
+      port,
+      String(PAGES),
+      answers,
+      inputFile('prefix', prefix),
+      inputFile('suffix', suffix),
+    ])
+    return { rate: bytes / GiB / (ns / 1e9) }
+  })
 }
 
 export const place: Benchmark = {

@@ -72,10 +72,12 @@ export interface Running {
   line(): Promise<string>
   /** Resolves when it has ended with status 0. */
   readonly ended: Promise<void>
+  /** Ends it, if it still runs: what it waits for may never come. */
+  stop(): void
 }
 
 /** A program that talks in lines. What it says on standard error is passed on. */
-export function start(command: readonly string[]): Running {
+function start(command: readonly string[]): Running {
   const [file, ...args] = command
   const child = spawn(file!, args, { stdio: ['ignore', 'pipe', 'inherit'], timeout: RUN_MS_MAX })
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
@@ -86,6 +88,7 @@ export function start(command: readonly string[]): Running {
   ended.catch(() => {}) // whoever waits for a line or for the end hears of it
   return {
     ended,
+    stop: () => void child.kill(),
     async line() {
       const { value, done } = await lines.next()
       if (!done) return value
@@ -95,10 +98,22 @@ export function start(command: readonly string[]): Running {
   }
 }
 
+/** `work` with a program that talks in lines, and that has ended with status 0 after it. */
+export async function withRunning<T>(
+  command: readonly string[],
+  work: (program: Running) => Promise<T>,
+): Promise<T> {
+  const program = start(command)
+  try {
+    const result = await work(program)
+    await program.ended
+    return result
+  } finally {
+    program.stop()
+  }
+}
+
 /** Runs to the end; its one line of output, which is JSON. */
 export async function runForJson<T>(command: readonly string[]): Promise<T> {
-  const running = start(command)
-  const text = await running.line()
-  await running.ended
-  return JSON.parse(text) as T
+  return withRunning(command, async (program) => JSON.parse(await program.line()) as T)
 }

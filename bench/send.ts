@@ -3,7 +3,7 @@
 
 import { encodeCommand } from '../src/wire/messages.js'
 import type { Benchmark, Sample } from './benchmark.js'
-import { cProgram, inputFile, nodeChild, start } from './programs.js'
+import { cProgram, inputFile, nodeChild, withRunning } from './programs.js'
 
 const PAGES = 131_072
 const GiB = 2 ** 30
@@ -11,12 +11,12 @@ const GiB = 2 ** 30
 const READY = 5
 
 async function measure(sender: (port: string) => readonly string[]): Promise<Sample> {
-  const sink = start([cProgram('sink'), String(READY)])
-  const sending = start(sender(await sink.line()))
-  const { ns, bytes } = JSON.parse(await sink.line()) as { ns: number; bytes: number }
-  await sending.ended
-  await sink.ended
-  return { rate: bytes / GiB / (ns / 1e9) }
+  return withRunning([cProgram('sink'), String(READY)], async (sink) =>
+    withRunning(sender(await sink.line()), async () => {
+      const { ns, bytes } = JSON.parse(await sink.line()) as { ns: number; bytes: number }
+      return { rate: bytes / GiB / (ns / 1e9) }
+    }),
+  )
 }
 
 function cSender(port: string): readonly string[] {

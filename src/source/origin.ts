@@ -16,6 +16,8 @@ export interface Origin {
   collectWritten(written: readonly Bitmap[], again: boolean): void
   /** Is this page, which holds something, zero all the same? Called just before the page is sent. */
   isZero(block: RamBlock, page: number): boolean
+  /** What to add to an error, for people: the destination never ran the guest, or it may have. */
+  readonly words: { readonly ifKept: string; readonly ifGone: string }
   /** A wait for it lies in the downtime. */
   stopAndSave(): StoppedState
   /** The guest goes on here after all. */
@@ -46,6 +48,10 @@ export function createLiveOrigin(guest: GuestRemote, blocks: readonly RamBlock[]
       guest.resume()
       trace('postcopy_balloon_hold', false)
       guest.holdBalloon(false)
+    },
+    words: {
+      ifKept: '. The guest runs on here',
+      ifGone: ". After the switch the guest was the destination's; it is kept stopped here",
     },
     pushZeroPages: true,
     saysStopTime: true,

@@ -5,6 +5,7 @@ import type { GuestHandle } from '../guest/guest-handle.js'
 import { parseUri } from '../os/channel.js'
 import { numberBlocks } from '../ram/block.js'
 import type { OutgoingOptions } from './outgoing.js'
+import type { SourceThreadData } from './source-thread.js'
 import { type Migration, startSource } from './start-source.js'
 
 /** The guests' own device sections have others. */
@@ -31,14 +32,11 @@ export interface MigrateOptions {
 export function migrate(guest: GuestHandle, options: MigrateOptions): Migration {
   parseUri(options.to)
   const connection = guest.connect()
-  const source = startSource(
-    {
-      options: threadOptions(guest, options),
-      blocks: numberBlocks(guest.blocks),
-      origin: { kind: 'live', guest: connection },
-    },
-    [connection.port],
-  )
+  const source = startSource<SourceThreadData>({
+    thread: new URL('./source-thread.js', import.meta.url),
+    data: { options: threadOptions(guest, options), blocks: numberBlocks(guest.blocks), guest: connection },
+    transferList: [connection.port],
+  })
   source.connect(options.to)
   return source
 }

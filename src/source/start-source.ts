@@ -10,7 +10,7 @@ import { createStats, type Stats, statsBytes } from '../stats.js'
 import { startThread } from '../thread.js'
 import type { Order } from './outgoing.js'
 import { SOURCE_STATS, type SourceReport, type SourceStatus } from './report.js'
-import type { SourceThreadData } from './source-thread.js'
+import type { SourceThreadBase } from './run-source.js'
 import { SOURCE_STATUS } from './status.js'
 
 export interface Migration extends EventEmitter<{ status: [SourceStatus] }> {
@@ -36,15 +36,19 @@ export interface Source extends Migration {
   connect(uri: string): void
 }
 
-export type SourceSpec = Pick<SourceThreadData, 'options' | 'blocks' | 'origin'>
+/** `thread`: the entry to start, which calls `runSource`; `data`: what it wants besides. */
+export interface SourceSpec<T extends SourceThreadBase> {
+  readonly thread: URL
+  readonly data: Omit<T, 'wakeFd' | 'statusCell' | 'statsMemory'>
+  readonly transferList?: readonly TransferListItem[]
+}
 
-export function startSource(spec: SourceSpec, transferList: readonly TransferListItem[] = []): Source {
+export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): Source {
   const statusCell = new Int32Array(new SharedArrayBuffer(4))
   const statsMemory = new SharedArrayBuffer(statsBytes(SOURCE_STATS))
   const wake = createWake()
-  const data: SourceThreadData = { ...spec, wakeFd: wake.fd, statusCell, statsMemory }
-  const url = new URL('./source-thread.js', import.meta.url)
-  const worker = startThread(url, 'farfault source', data, transferList)
+  const data = { ...spec.data, wakeFd: wake.fd, statusCell, statsMemory }
+  const worker = startThread(spec.thread, 'farfault source', data, spec.transferList)
   const machine = createMachine('source', SOURCE_STATUS, statusCell, 0)
   const events = new EventEmitter<{ status: [SourceStatus] }>()
 

@@ -40,6 +40,10 @@ export function createStoredOrigin(blocks: readonly RamBlock[], image: StoredIma
     },
     stopAndSave: () => ({ stoppedAt: { monotonicUs: monotonicUs(), realtimeUs: realtimeUs() }, devices }),
     resume() {},
+    words: {
+      ifKept: '. The image is as it was, and can be resumed',
+      ifGone: '. The virtual machine may have run: it lacks RAM and cannot go on. The image is as it was',
+    },
     pushZeroPages: false,
     saysStopTime: false,
     close() {},

@@ -1,0 +1,191 @@
+// One outgoing migration, from the connection to the destination's SHUT: what a source thread runs, whatever its RAM is.
+// Blocks in poll and in nothing else; the main thread reaches it through its port and the wake descriptor.
+
+import { parentPort, receiveMessageOnPort } from 'node:worker_threads'
+import { CancelledError, ChannelError, errorToMessage } from '../errors.js'
+import type { Moment } from '../guest/guest-messages.js'
+import { createMachine } from '../machine.js'
+import { closeFd, connectTo, shutdownChannel } from '../os/channel.js'
+import { monotonicUs } from '../os/clock.js'
+import { createPoll, POLL_EVENTS } from '../os/poll.js'
+import { type Wake, wakeFromFd } from '../os/wake.js'
+import type { RamBlock } from '../ram/block.js'
+import { createStats } from '../stats.js'
+import { trace } from '../trace.js'
+import type { Origin } from './origin.js'
+import {
+  createOutgoing,
+  type Order,
+  type Outgoing,
+  type OutgoingOptions,
+  PING,
+  sendPrefix,
+} from './outgoing.js'
+import { type PrecopyOutcome, runPrecopy } from './precopy.js'
+import { pushRemaining, serveOnDemand } from './push.js'
+import { SOURCE_STATS, type SourceReport } from './report.js'
+import type { SourceThreadMessage } from './start-source.js'
+import { SOURCE_STATUS } from './status.js'
+import { completePrecopy, switchToPostcopy } from './switchover.js'
+
+const CONNECT_TIMEOUT_MS = 10_000
+
+/** What every source thread is started with. */
+export interface SourceThreadBase {
+  readonly options: OutgoingOptions
+  readonly wakeFd: number
+  readonly statusCell: Int32Array
+  readonly statsMemory: SharedArrayBuffer
+}
+
+interface Progress {
+  fd: number
+  startUs: number
+  origin?: Origin
+  outgoing?: Outgoing
+  outcome?: PrecopyOutcome
+  stopped?: Moment
+}
+
+const tell = (message: SourceThreadMessage): void => parentPort!.postMessage(message)
+
+function takeOrders(): Order[] {
+  const orders: Order[] = []
+  for (let m = receiveMessageOnPort(parentPort!); m !== undefined; m = receiveMessageOnPort(parentPort!)) {
+    orders.push(m.message as Order)
+  }
+  return orders
+}
+
+/** Returns the URI. */
+function waitForOrderToConnect(wake: Wake): string {
+  tell({ ready: true })
+  const poll = createPoll(1)
+  poll.set(0, wake.fd, POLL_EVENTS.in)
+  for (;;) {
+    poll.wait(-1)
+    wake.drain()
+    for (const message of takeOrders()) {
+      if (message.order === 'cancel') throw new CancelledError()
+      if (message.order === 'connect') return message.uri
+    }
+  }
+}
+
+/**
+ * Runs the migration and reports how it ended. `makeOrigin` is called once there is a connection: before that, nothing
+ * here is touched.
+ */
+export function runSource(
+  base: SourceThreadBase,
+  makeOrigin: () => { origin: Origin; blocks: readonly RamBlock[] },
+): void {
+  const { options } = base
+  const wake = wakeFromFd(base.wakeFd)
+  const stats = createStats(SOURCE_STATS, base.statsMemory)
+  const status = createMachine('source', SOURCE_STATUS, base.statusCell, 0, (from, event, to) => {
+    trace('migrate_set_state', 'source', from, event, to)
+    tell({ status: to })
+  })
+  const p: Progress = { fd: -1, startUs: 0 }
+
+  function migrate(): void {
+    status.step('migrate')
+    const uri = waitForOrderToConnect(wake)
+    p.fd = connectTo(uri, { wakeFd: wake.fd, timeoutMs: CONNECT_TIMEOUT_MS })
+    p.startUs = monotonicUs()
+    const { origin, blocks } = makeOrigin()
+    p.origin = origin
+    const o = createOutgoing({ fd: p.fd, wake, options, blocks, origin, status, stats, takeOrders })
+    p.outgoing = o
+    sendPrefix(o)
+    status.step('ready')
+    p.outcome = runPrecopy(o)
+    if (p.outcome.finish === 'precopy') {
+      p.stopped = completePrecopy(o)
+    } else {
+      p.stopped = switchToPostcopy(o, p.outcome.reason)
+      if (!options.push.on) {
+        serveOnDemand(o)
+        status.step('allSent')
+        return
+      }
+      pushRemaining(o)
+    }
+    while (o.link.shut === undefined) o.link.pump(-1)
+    status.step(p.outcome.finish === 'postcopy' ? 'allSent' : 'precopyDone')
+  }
+
+  /** The guest goes on here, as if nothing had been, unless the destination may have run it. */
+  function giveUp(error: unknown): void {
+    hearLastWords(p.outgoing, error)
+    if (neverRanThere(p)) p.origin?.resume()
+    if (error instanceof CancelledError) {
+      status.step('cancel')
+      status.step('cancelled')
+      return
+    }
+    if (status.is('postcopy-active') && error instanceof ChannelError) status.step('channelLost')
+    if (status.can('fail')) status.step('fail')
+  }
+
+  function report(error?: unknown): SourceReport {
+    const { outcome, stopped, outgoing } = p
+    const endUs = monotonicUs()
+    const loadedUs = outgoing?.pongs.get(PING.loaded) ?? endUs
+    return {
+      ok: error === undefined,
+      role: 'source',
+      status: status.state,
+      ...(error === undefined ? {} : { error: explain(p, error) }),
+      guestHere: error !== undefined && neverRanThere(p),
+      mode: stopped === undefined ? 'none' : outcome!.finish,
+      ...(outcome?.finish === 'postcopy' ? { switchReason: outcome.reason } : {}),
+      downtimeMs: stopped === undefined ? 0 : (loadedUs - stopped.monotonicUs) / 1000,
+      totalMs: p.startUs === 0 ? 0 : (endUs - p.startUs) / 1000,
+      stoppedAtUs: stopped?.realtimeUs ?? 0,
+      passes: stats.passes,
+      pages: { normal: stats.pagesNormal, zero: stats.pagesZero, requested: stats.pagesRequested },
+      requests: stats.requests,
+      bytes: outgoing?.sender.bytes ?? 0,
+    }
+  }
+
+  try {
+    migrate()
+    tell({ done: report() })
+  } catch (error) {
+    giveUp(error)
+    tell({ done: report(error), error: errorToMessage(error) })
+  } finally {
+    p.outgoing?.close()
+    if (p.fd >= 0) {
+      shutdownChannel(p.fd)
+      closeFd(p.fd)
+    }
+  }
+}
+
+/**
+ * Whether the destination cannot have run the guest. It says SHUT(1) when it fails; if it had not confirmed the device
+ * state by then, it never ran the guest.
+ */
+function neverRanThere({ outgoing: o }: Progress): boolean {
+  return o === undefined || !o.committed || (o.link.shut === 1 && !o.pongs.has(PING.loaded))
+}
+
+/** What the destination sent before the connection broke may not have been read yet: why it failed, above all. */
+function hearLastWords(o: Outgoing | undefined, error: unknown): void {
+  if (o === undefined || o.link.shut !== undefined || !(error instanceof ChannelError)) return
+  try {
+    o.link.pump(0)
+  } catch {
+    // SHUT, or the end of the connection, which is known.
+  }
+}
+
+function explain(p: Progress, error: unknown): string {
+  const { ifKept, ifGone } = p.origin?.words ?? { ifKept: '', ifGone: '' }
+  const message = error instanceof Error ? error.message : String(error)
+  return `${message}${neverRanThere(p) ? ifKept : ifGone}`
+}
