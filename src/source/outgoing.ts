@@ -10,7 +10,13 @@ import type { Stats } from '../stats.js'
 import { trace, tracing } from '../trace.js'
 import { encodeCommand } from '../wire/messages.js'
 import { encodeRamSetup } from '../wire/ram-setup.js'
-import { encodeConfiguration, encodeFooter, encodeHeader, encodeSectionStart } from '../wire/sections.js'
+import {
+  type Configuration,
+  encodeConfiguration,
+  encodeFooter,
+  encodeHeader,
+  encodeSectionStart,
+} from '../wire/sections.js'
 import { createLink, type Link } from './link.js'
 import type { Origin } from './origin.js'
 import { createPacer, type Pacer } from './pacer.js'
@@ -39,7 +45,7 @@ export type Order =
   | { readonly order: 'bandwidth'; readonly precopy?: number; readonly postcopy?: number }
 
 export interface OutgoingOptions {
-  readonly machine: string
+  readonly configuration: Configuration
   /** The sender's to choose; it must not be one of the device state's. */
   readonly ramSectionId: number
   readonly postcopy: 'now' | 'auto' | 'never'
@@ -199,7 +205,7 @@ export function sendPrefix(o: Outgoing): void {
   const { sender, blocks, options } = o
   const postcopy = options.postcopy !== 'never'
   sender.control(encodeHeader())
-  sender.control(encodeConfiguration({ machine: options.machine }))
+  sender.control(encodeConfiguration(options.configuration))
   sender.control(encodeCommand({ name: 'OPEN_RETURN_PATH' }))
   sender.control(encodeCommand({ name: 'PING', value: PING.start }))
   if (postcopy) {

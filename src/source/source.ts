@@ -54,7 +54,7 @@ function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOpt
       throw new UsageError(`${name} must be a number of at least 0, got ${value}`)
   }
   return {
-    machine: guest.machine,
+    configuration: { machine: guest.machine },
     ramSectionId: LIVE_RAM_SECTION_ID,
     postcopy,
     downtimeLimitMs,

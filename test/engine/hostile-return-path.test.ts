@@ -35,7 +35,7 @@ const BLOCKS = numberBlocks(
 )
 const skip = postcopySkipReason()
 const options: OutgoingOptions = {
-  machine: 'farfault-hostile',
+  configuration: { machine: 'farfault-hostile' },
   ramSectionId: 1,
   postcopy: 'now',
   downtimeLimitMs: 25,

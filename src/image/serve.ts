@@ -1,0 +1,62 @@
+// Serves a parked VM to a destination that resumes it: plays the postcopy source from the image. Main thread.
+
+import { UsageError } from '../errors.js'
+import { type Source, startSource } from '../source/start-source.js'
+import { openImage } from './image.js'
+import type { ServeThreadData } from './serve-thread.js'
+
+export interface ServeOptions {
+  /** False: pages are sent only when they are asked for, for as long as the VM lives. Default true. */
+  readonly push?: boolean
+  /** Pages that were not asked for are sent only when nobody has asked for one in this time, ms. Default 10. */
+  readonly quietMs?: number
+  /** Bytes a second for pages that were not asked for; 0 (default) is no limit. */
+  readonly maxBandwidth?: number
+  /** Compare page data with the sidecar's checksums before it is sent. Default true. */
+  readonly verify?: boolean
+  /** How long the destination may take to make its RAM ready, ms. Default 10000. */
+  readonly setupTimeoutMs?: number
+}
+
+/** What a destination must be to take the VM. */
+export interface ServedImage {
+  readonly machine: string
+  /** Bytes of all RAM blocks. */
+  readonly memoryBytes: number
+  readonly source: Source
+}
+
+/**
+ * Opens and checks the image, and boots a thread that will serve it: `source.connect(uri)` when the destination waits there.
+ * @throws ImageError, UsageError
+ */
+export function serveImage(path: string, options: ServeOptions = {}): ServedImage {
+  const { push = true, quietMs = 10, maxBandwidth = 0, verify = true, setupTimeoutMs = 10_000 } = options
+  for (const [name, value] of Object.entries({ quietMs, maxBandwidth, setupTimeoutMs })) {
+    if (!Number.isFinite(value) || value < 0)
+      throw new UsageError(`${name} must be a number of at least 0, got ${value}`)
+  }
+  const image = openImage(path)
+  const { capabilities: _, ...configuration } = image.configuration
+  const memoryBytes = image.blocks.reduce((sum, { length }) => sum + length, 0)
+  const { machine, ramSectionId } = image
+  image.close()
+  const source = startSource<ServeThreadData>({
+    thread: new URL('./serve-thread.js', import.meta.url),
+    data: {
+      path,
+      verify,
+      options: {
+        configuration,
+        ramSectionId,
+        postcopy: 'now',
+        downtimeLimitMs: 0,
+        maxBandwidth: 0,
+        maxPostcopyBandwidth: maxBandwidth,
+        setupTimeoutMs,
+        push: { on: push, quietMs },
+      },
+    },
+  })
+  return { machine, memoryBytes, source }
+}
