@@ -16,6 +16,8 @@ export interface Origin {
   collectWritten(written: readonly Bitmap[], again: boolean): void
   /** Is this page, which holds something, zero all the same? Called just before the page is sent. */
   isZero(block: RamBlock, page: number): boolean
+  /** There is a guest that runs here until it is stopped. */
+  readonly runs: boolean
   /** What to add to an error, for people: the destination never ran the guest, or it may have. */
   readonly words: { readonly ifKept: string; readonly ifGone: string }
   /** A wait for it lies in the downtime. */
@@ -49,6 +51,7 @@ export function createLiveOrigin(guest: GuestRemote, blocks: readonly RamBlock[]
       trace('postcopy_balloon_hold', false)
       guest.holdBalloon(false)
     },
+    runs: true,
     words: {
       ifKept: '. The guest runs on here',
       ifGone: ". After the switch the guest was the destination's; it is kept stopped here",

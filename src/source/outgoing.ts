@@ -186,6 +186,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     },
     set committed(value) {
       committed = value
+      lastRequestMs = performance.now() // the guest that starts there is about to ask
       pacer.bytesPerSecond = value ? limits.postcopy : limits.precopy
     },
     close() {

@@ -27,6 +27,7 @@ export function createStoredOrigin({ devices, present, verify, close }: StoredSt
     },
     stopAndSave: () => ({ stoppedAt: { monotonicUs: monotonicUs(), realtimeUs: realtimeUs() }, devices }),
     resume() {},
+    runs: false,
     words: {
       ifKept: '. The image is as it was, and can be resumed',
       ifGone: '. The virtual machine may have run: it lacks RAM and cannot go on. The image is as it was',

@@ -24,10 +24,7 @@ const DISCARD_TIMEOUT_MS = 30_000
 export function switchToPostcopy(o: Outgoing, reason: SwitchReason): Moment {
   trace('postcopy_start', reason)
   const discarded = o.blocks.map((block) => createBitmap(block.pages))
-  syncDirty(o, true)
-  sendDiscards(o, discarded)
-  ping(o, PING.earlyDiscards)
-  o.link.pumpUntil(() => o.pongs.has(PING.earlyDiscards), DISCARD_TIMEOUT_MS, 'discarding pages')
+  if (o.origin.runs) discardEarly(o, discarded)
 
   const { devices, stoppedAt } = o.origin.stopAndSave()
   o.status.step('switchover')
@@ -61,9 +58,12 @@ function sendDiscards(o: Outgoing, discarded: readonly Bitmap[]): void {
   }
 }
 
-function ping(o: Outgoing, value: number): void {
-  o.sender.control(encodeCommand({ name: 'PING', value }))
+function discardEarly(o: Outgoing, discarded: readonly Bitmap[]): void {
+  syncDirty(o, true)
+  sendDiscards(o, discarded)
+  o.sender.control(encodeCommand({ name: 'PING', value: PING.earlyDiscards }))
   o.sender.flush()
+  o.link.pumpUntil(() => o.pongs.has(PING.earlyDiscards), DISCARD_TIMEOUT_MS, 'discarding pages')
 }
 
 /** The other ending: the rest of RAM and the device state with the guest stopped, then nothing more. */

@@ -17,7 +17,7 @@ import { MiB, ramOf, save, temporaryDirectory } from './images.js'
 
 const RAM_MIB = 16
 const ROM: TestGuestOptions = {
-  guest: buildRom(romRange(RAM_MIB * MiB, 1 * MiB, 2 * MiB)),
+  guest: buildRom(romRange(RAM_MIB * MiB, 1 * MiB, 5 * MiB)),
   ramMiB: RAM_MIB,
 }
 const LETTERS = 'abcdefghijklmnopqrstuvwxyz'
@@ -45,11 +45,16 @@ async function loadImage(path: string, options: TestGuestOptions): Promise<Qemu>
 async function saveInPasses(source: Qemu, uri: string): Promise<void> {
   await setMigrationCapabilities(source.qmp, { 'postcopy-ram': false, xbzrle: true })
   const set = (parameters: object) => source.qmp.execute('migrate-set-parameters', { ...parameters })
-  await set({ 'max-bandwidth': 8 * MiB, 'downtime-limit': 0 })
+  // What the guest writes in a pass takes longer than the downtime, so there is a next pass.
+  await set({ 'max-bandwidth': 8 * MiB, 'downtime-limit': 20 })
   await source.qmp.execute('migrate', { uri })
-  const deltas = async () =>
-    (await source.qmp.execute<{ 'xbzrle-cache'?: { pages: number } }>('query-migrate'))['xbzrle-cache']?.pages
-  while (((await deltas()) ?? 0) === 0) await sleep(5)
+  for (let deltas = 0; deltas === 0; await sleep(5)) {
+    const info = await source.qmp.execute<{ status: string; 'xbzrle-cache'?: { pages: number } }>(
+      'query-migrate',
+    )
+    assert.notEqual(info.status, 'completed', 'saved before a page was sent twice')
+    deltas = info['xbzrle-cache']?.pages ?? 0
+  }
   await set({ 'downtime-limit': 2000 })
   await waitForMigration(source.qmp, ['completed'])
 }
