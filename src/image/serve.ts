@@ -16,6 +16,8 @@ export interface ServeOptions {
   readonly verify?: boolean
   /** How long the destination may take to make its RAM ready, ms. Default 10000. */
   readonly setupTimeoutMs?: number
+  /** Send requested pages over a second connection; the destination has the capability `postcopy-preempt` on. */
+  readonly preempt?: boolean
 }
 
 /** What a destination must be to take the VM. */
@@ -32,6 +34,7 @@ export interface ServedImage {
  */
 export function serveImage(path: string, options: ServeOptions = {}): ServedImage {
   const { push = true, quietMs = 10, maxBandwidth = 0, verify = true, setupTimeoutMs = 10_000 } = options
+  const { preempt = false } = options
   for (const [name, value] of Object.entries({ quietMs, maxBandwidth, setupTimeoutMs })) {
     if (!Number.isFinite(value) || value < 0)
       throw new UsageError(`${name} must be a number of at least 0, got ${value}`)
@@ -54,6 +57,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         maxBandwidth: 0,
         maxPostcopyBandwidth: maxBandwidth,
         setupTimeoutMs,
+        preempt,
         push: { on: push, quietMs },
       },
     },

@@ -22,8 +22,11 @@ export interface LinkHandlers {
 }
 
 export interface Link {
-  /** Wait up to `timeoutMs` (-1: for ever) for anything to happen, or for room to send, and handle it. */
-  pump(timeoutMs: number, untilWritable?: boolean): void
+  /**
+   * Wait up to `timeoutMs` (-1: for ever) for anything to happen, and handle it; or for room to send on `writableFd`,
+   * this connection or one that belongs to it.
+   */
+  pump(timeoutMs: number, writableFd?: number): void
   /** Pump until `done()`. @throws ChannelError when that takes longer than `timeoutMs`. */
   pumpUntil(done: () => boolean, timeoutMs: number, waitingFor: string): void
   /** The value of SHUT, once it has come. */
@@ -34,7 +37,7 @@ export interface Link {
 export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link {
   const buffer = mapAnonymous(READ_BYTES)
   const bytes = viewOf(buffer.address, READ_BYTES)
-  const poll = createPoll(2)
+  const poll = createPoll(3)
   poll.set(1, wake.fd, POLL_EVENTS.in)
   let shut: number | undefined
   let ended = false
@@ -88,7 +91,7 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
     }
   }
 
-  function pump(timeoutMs: number, untilWritable = false): void {
+  function pump(timeoutMs: number, writableFd = -1): void {
     // Whoever waits here still has something to send, or to hear.
     if (shut !== undefined) {
       throw new ProtocolError('the destination says that it has everything, but it has not', {
@@ -98,7 +101,8 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
       })
     }
     const listening = !ended && handlers.canTakeRequests()
-    poll.set(0, fd, (listening ? POLL_EVENTS.in : 0) | (untilWritable ? POLL_EVENTS.out : 0))
+    poll.set(0, fd, listening ? POLL_EVENTS.in : 0)
+    poll.set(2, writableFd, POLL_EVENTS.out)
     poll.wait(timeoutMs)
     if (poll.readable(1)) {
       wake.drain()

@@ -56,6 +56,8 @@ export interface OutgoingOptions {
   readonly maxPostcopyBandwidth: number
   /** How long the destination may take to make RAM ready, ms. */
   readonly setupTimeoutMs: number
+  /** A second connection for requested pages (QEMU's postcopy-preempt); the destination must expect it. */
+  readonly preempt: boolean
   /** After the switch, what is pushed without being asked for. */
   readonly push: {
     /** False: nothing; pages are served on demand until the destination closes the connection. */
@@ -73,6 +75,8 @@ export interface Outgoing {
   readonly stats: Stats<(typeof SOURCE_STATS)[number]>
   readonly link: Link
   readonly sender: Sender
+  /** Where requested pages go: a channel of their own (postcopy-preempt), or `sender`. */
+  readonly urgent: Sender
   readonly order: PageOrder
   readonly window: PushWindow
   readonly pacer: Pacer
@@ -97,6 +101,7 @@ export interface Outgoing {
 
 interface OutgoingParts {
   readonly fd: number
+  readonly urgentFd: number | undefined
   readonly wake: Wake
   readonly options: OutgoingOptions
   readonly blocks: readonly RamBlock[]
@@ -162,13 +167,17 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     },
     onWake,
   })
-  const sender = createSender(parts.fd, options.ramSectionId, () => link.pump(-1, true))
+  const { fd, urgentFd } = parts
+  const sender = createSender(fd, options.ramSectionId, () => link.pump(-1, fd))
+  const urgent =
+    urgentFd === undefined ? sender : createSender(urgentFd, undefined, () => link.pump(-1, urgentFd))
   let committed = false
 
   const outgoing: Outgoing = {
     ...parts,
     link,
     sender,
+    urgent,
     order,
     window,
     pacer,
@@ -192,6 +201,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     close() {
       parts.origin.close()
       sender.close()
+      if (urgent !== sender) urgent.close()
       link.close()
     },
   }
@@ -229,22 +239,22 @@ function isZero(o: Outgoing, block: RamBlock, page: number): boolean {
   return !o.populated[block.index]!.get(page) || o.origin.isZero(block, page)
 }
 
-/** Puts the page that `order` has picked into the sender. */
-export function sendPick(o: Outgoing): void {
+/** Puts the page that `order` has picked into a sender. */
+export function sendPick(o: Outgoing, sender: Sender = o.sender): void {
   const { blockIndex, page, pages, requested } = o.order.pick
   const block = o.blocks[blockIndex]!
-  const before = o.sender.bytes
+  const before = sender.bytes
   for (let p = page; p < page + pages; p++) {
     if (isZero(o, block, p)) {
-      o.sender.zeroPage(block, p)
+      sender.zeroPage(block, p)
       o.stats.pagesZero++
     } else {
-      o.sender.page(block, p)
+      sender.page(block, p)
       o.stats.pagesNormal++
     }
   }
   if (requested) o.stats.pagesRequested += pages
-  o.pacer.charge(o.sender.bytes - before)
+  o.pacer.charge(sender.bytes - before)
 }
 
 /** Bytes of RAM still to send without being asked for. */

@@ -32,7 +32,19 @@ export function pushRemaining(o: Outgoing): void {
   o.sender.endSection(() => {})
   o.sender.control(END_OF_STREAM)
   o.sender.flush()
+  endUrgent(o)
   report(o, left)
+}
+
+/** A destination that has everything may have closed that channel already. */
+function endUrgent(o: Outgoing): void {
+  if (o.urgent === o.sender) return
+  o.urgent.endChannel()
+  try {
+    o.urgent.flush()
+  } catch (error) {
+    if (!(error instanceof ChannelError)) throw error
+  }
 }
 
 /** A guest that asks for pages waits for them: the rest can wait until it does not. */
@@ -44,7 +56,7 @@ function quietMsLeft(o: Outgoing, nowMs: number): number {
 export function serveOnDemand(o: Outgoing): void {
   for (;;) {
     serveRequests(o)
-    o.stats.bytesSent = o.sender.bytes
+    o.stats.bytesSent = bytesOf(o)
     try {
       o.link.pump(-1)
     } catch (error) {
@@ -57,9 +69,9 @@ export function serveOnDemand(o: Outgoing): void {
 /** All that is asked for now goes out in one call; what is asked meanwhile is next. */
 function serveRequests(o: Outgoing): void {
   if (o.order.queued === 0) return
-  while (o.order.nextRequested()) sendPick(o)
-  o.sender.closeSection()
-  o.sender.flush()
+  while (o.order.nextRequested()) sendPick(o, o.urgent)
+  o.urgent.closeSection()
+  o.urgent.flush()
 }
 
 /** The next pages of the scan, up to `room` bytes. Returns the bytes. */
@@ -69,11 +81,13 @@ function pushChunk(o: Outgoing, room: number): number {
   return o.sender.bytes - start
 }
 
+const bytesOf = (o: Outgoing): number => o.sender.bytes + (o.urgent === o.sender ? 0 : o.urgent.bytes)
+
 const pagesSent = (o: Outgoing): number => o.stats.pagesNormal + o.stats.pagesZero
 
 /** @param total bytes of RAM sent when nothing is left, from the start of the migration. */
 function report(o: Outgoing, total: number): void {
-  o.stats.bytesSent = o.sender.bytes
+  o.stats.bytesSent = bytesOf(o)
   o.stats.windowBytes = o.window.windowBytes
   o.stats.bytesRemaining = total - pagesSent(o) * TARGET_PAGE_BYTES
 }

@@ -40,6 +40,7 @@ export interface SourceThreadBase {
 
 interface Progress {
   fd: number
+  urgentFd?: number
   startUs: number
   origin?: Origin
   outgoing?: Outgoing
@@ -94,9 +95,21 @@ export function runSource(
     const uri = waitForOrderToConnect(wake)
     p.fd = connectTo(uri, { wakeFd: wake.fd, timeoutMs: CONNECT_TIMEOUT_MS })
     p.startUs = monotonicUs()
+    // Both at once: QEMU 7.2 answers nothing before it has the two of them.
+    if (options.preempt) p.urgentFd = connectTo(uri, { wakeFd: wake.fd, timeoutMs: CONNECT_TIMEOUT_MS })
     const { origin, blocks } = makeOrigin()
     p.origin = origin
-    const o = createOutgoing({ fd: p.fd, wake, options, blocks, origin, status, stats, takeOrders })
+    const o = createOutgoing({
+      fd: p.fd,
+      urgentFd: p.urgentFd,
+      wake,
+      options,
+      blocks,
+      origin,
+      status,
+      stats,
+      takeOrders,
+    })
     p.outgoing = o
     sendPrefix(o)
     status.step('ready')
@@ -147,7 +160,7 @@ export function runSource(
       passes: stats.passes,
       pages: { normal: stats.pagesNormal, zero: stats.pagesZero, requested: stats.pagesRequested },
       requests: stats.requests,
-      bytes: outgoing?.sender.bytes ?? 0,
+      bytes: stats.bytesSent,
     }
   }
 
@@ -159,9 +172,10 @@ export function runSource(
     tell({ done: report(error), error: errorToMessage(error) })
   } finally {
     p.outgoing?.close()
-    if (p.fd >= 0) {
-      shutdownChannel(p.fd)
-      closeFd(p.fd)
+    for (const fd of [p.fd, p.urgentFd ?? -1]) {
+      if (fd < 0) continue
+      shutdownChannel(fd)
+      closeFd(fd)
     }
   }
 }

@@ -28,6 +28,8 @@ export interface Sender {
   closeSection(): void
   /** The last RAM section: SECTION_END with nothing in it, or around the pages `fill` sends. */
   endSection(fill: () => void): void
+  /** The EOS word that ends the channel for urgent pages. */
+  endChannel(): void
   /** Name the block again at the next page: after the discards, and after a recovery. */
   forgetBlock(): void
   /** Everything to the kernel. */
@@ -37,7 +39,8 @@ export interface Sender {
   close(): void
 }
 
-export function createSender(fd: number, ramSectionId: number, whenFull: () => void): Sender {
+/** @param ramSectionId undefined on the channel for urgent pages, which has page records and nothing around them. */
+export function createSender(fd: number, ramSectionId: number | undefined, whenFull: () => void): Sender {
   const staging = mapAnonymous(STAGING_BYTES)
   const stage = viewOf(staging.address, STAGING_BYTES)
   const stageView = new DataView(stage.buffer, stage.byteOffset, STAGING_BYTES)
@@ -47,8 +50,9 @@ export function createSender(fd: number, ramSectionId: number, whenFull: () => v
   const names = new Map<RamBlock, Uint8Array>()
   const eos = new Uint8Array(8)
   writeRamWord(new DataView(eos.buffer), 0, 0, RAM_FLAGS.EOS)
-  const closing = Buffer.concat([eos, encodeFooter(ramSectionId)])
-  const opening = encodeSectionPart(ramSectionId)
+  const framed = ramSectionId !== undefined
+  const closing = framed ? Buffer.concat([eos, encodeFooter(ramSectionId)]) : eos
+  const opening = framed ? encodeSectionPart(ramSectionId) : new Uint8Array(0)
 
   let count = 0 // iovec entries in use
   let staged = 0 // staging bytes in use
@@ -148,7 +152,7 @@ export function createSender(fd: number, ramSectionId: number, whenFull: () => v
   }
 
   function closeSection(): void {
-    if (!inSection) return
+    if (!inSection || !framed) return
     append(closing)
     inSection = false
   }
@@ -175,6 +179,7 @@ export function createSender(fd: number, ramSectionId: number, whenFull: () => v
     },
     closeSection,
     endSection(fill) {
+      assert(framed, 'the channel for urgent pages has no sections')
       closeSection()
       append(encodeSectionEnd(ramSectionId))
       inSection = true
@@ -182,6 +187,7 @@ export function createSender(fd: number, ramSectionId: number, whenFull: () => v
       assert(inSection, 'the last RAM section was closed by what it holds')
       closeSection()
     },
+    endChannel: () => append(eos),
     forgetBlock() {
       lastBlock = undefined
     },

@@ -81,5 +81,6 @@ export function completePrecopy(o: Outgoing): Moment {
   o.committed = true
   o.sender.control(END_OF_STREAM)
   o.sender.flush()
+  o.stats.bytesSent = o.sender.bytes
   return stoppedAt
 }

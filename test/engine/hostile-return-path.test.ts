@@ -42,6 +42,7 @@ const options: OutgoingOptions = {
   maxBandwidth: 0,
   maxPostcopyBandwidth: 0,
   setupTimeoutMs: 1000,
+  preempt: false,
   push: { on: true, quietMs: 0 },
 }
 
@@ -93,6 +94,7 @@ function sourceUnderTest(listenUri: string): SourceUnderTest {
     stats.requests = 0
     const o = createOutgoing({
       fd: near,
+      urgentFd: undefined,
       wake,
       options,
       blocks: BLOCKS,
