@@ -3,25 +3,34 @@
 
 import type { ExitCode } from './exit-codes.js'
 import { GUEST_OPTIONS } from './guest-options.js'
-import { flag, type OptionTable, optional, required, type Values, withDefault } from './options.js'
+import {
+  flag,
+  type OperandShape,
+  type Operands,
+  type OptionTable,
+  optional,
+  required,
+  type Values,
+  withDefault,
+} from './options.js'
 import { duration, durationOrForever, oneOf, size, text } from './values.js'
 
-export interface Command {
+export interface Command extends OperandShape {
   readonly summary: string
   readonly options: OptionTable
   /** Paragraphs below the options. */
   readonly notes: readonly string[]
   readonly examples: readonly string[]
-  run(values: Values<OptionTable>): Promise<ExitCode>
+  run(values: Values<OptionTable> & Operands): Promise<ExitCode>
 }
 
 interface CommandRow<T extends OptionTable> extends Omit<Command, 'run' | 'options'> {
   readonly options: T
-  load(): Promise<(values: Values<T>) => Promise<ExitCode>>
+  load(): Promise<(values: Values<T> & Operands) => Promise<ExitCode>>
 }
 
 function command<const T extends OptionTable>({ load, ...row }: CommandRow<T>): Command {
-  return { ...row, run: async (values) => (await load())(values as Values<T>) }
+  return { ...row, run: async (values) => (await load())(values as Values<T> & Operands) }
 }
 
 const JSON_FLAG = flag('print a report for programs, one JSON document, on standard output')

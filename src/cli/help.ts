@@ -22,7 +22,8 @@ export function generalHelp(): string {
   ].join('\n')
 }
 
-export function commandHelp(name: string, { summary, options, notes, examples }: Command): string {
+export function commandHelp(name: string, command: Command): string {
+  const { summary, options, notes, examples, operands = [], program = false } = command
   const rows = Object.entries(options).map(([option, row]) => [left(option, row), right(row)] as const)
   const width = Math.max(...rows.map(([text]) => text.length))
   const optionLines = rows.flatMap(([text, help]) => {
@@ -32,7 +33,7 @@ export function commandHelp(name: string, { summary, options, notes, examples }:
   return [
     `farfault ${name}: ${summary}`,
     '',
-    `Usage: farfault ${name} [OPTIONS]`,
+    `Usage: ${['farfault', name, ...operands, '[OPTIONS]', ...(program ? ['[-- PROGRAM…]'] : [])].join(' ')}`,
     '',
     ...optionLines,
     ...notes.flatMap((note) => ['', ...wrap(note, WIDTH)]),

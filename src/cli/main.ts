@@ -6,7 +6,7 @@ import { UsageError } from '../errors.js'
 import { COMMANDS, type Command } from './commands.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import { commandHelp, generalHelp } from './help.js'
-import { parseOptions } from './options.js'
+import { parseOptions, splitProgram } from './options.js'
 
 /** Help that was asked for goes to standard output; help after a mistake does not. */
 const print = (text: string): ExitCode => {
@@ -30,8 +30,9 @@ async function main([name, ...args]: readonly string[]): Promise<ExitCode> {
     return EXIT.usage
   }
   const command = commandNamed(name)
-  if (args.includes('--help') || args.includes('-h')) return print(commandHelp(name, command))
-  const values = parseOptions(name, command.options, args)
+  const { own } = splitProgram(name, command, args)
+  if (own.includes('--help') || own.includes('-h')) return print(commandHelp(name, command))
+  const values = parseOptions(name, command.options, args, command)
   if (process.platform !== 'linux') {
     complain(`farfault ${name} runs on Linux only: it is built on userfaultfd. This is ${process.platform}.`)
     return EXIT.failed

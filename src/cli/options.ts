@@ -49,13 +49,45 @@ export const required = <T>(placeholder: string, read: Read<T>, help: string): O
   },
 })
 
+/** What a command takes besides options. */
+export interface OperandShape {
+  /** Names of the operands it needs, for the help: `IMAGE`. None unless given. */
+  readonly operands?: readonly string[]
+  /** It takes a program to run, behind `--`. */
+  readonly program?: boolean
+}
+
+export interface Operands {
+  /** As many as the shape names. */
+  readonly operands: readonly string[]
+  /** What stands behind `--`; empty when there is none. */
+  readonly program: readonly string[]
+}
+
+/** Everything behind the first `--` is a program with options of its own. @throws UsageError */
+export function splitProgram(
+  command: string,
+  shape: OperandShape,
+  args: readonly string[],
+): { own: readonly string[]; program: readonly string[] } {
+  const at = args.indexOf('--')
+  if (at < 0) return { own: args, program: [] }
+  const program = args.slice(at + 1)
+  if (program.length === 0) throw new UsageError('a program to run is missing behind --')
+  if (shape.program !== true) throw new UsageError(`farfault ${command} runs no program: unexpected --`)
+  return { own: args.slice(0, at), program }
+}
+
 /** @throws UsageError that names the option and says what it takes. */
 export function parseOptions<T extends OptionTable>(
   command: string,
   table: T,
   args: readonly string[],
-): Values<T> {
-  const given = collect(command, table, args)
+  shape: OperandShape = {},
+): Values<T> & Operands {
+  const { own, program } = splitProgram(command, shape, args)
+  const { given, operands } = collect(command, table, own)
+  checkOperands(command, shape.operands ?? [], operands)
   const values: Record<string, unknown> = {}
   for (const [name, option] of Object.entries(table)) {
     try {
@@ -64,11 +96,23 @@ export function parseOptions<T extends OptionTable>(
       throw error instanceof UsageError ? new UsageError(`--${name} ${error.message}`) : error
     }
   }
-  return values as Values<T>
+  return { ...(values as Values<T>), operands, program }
+}
+
+function checkOperands(command: string, wanted: readonly string[], given: readonly string[]): void {
+  const extra = given[wanted.length]
+  if (extra !== undefined) throw new UsageError(`unexpected argument "${extra}"`)
+  const missing = wanted[given.length]
+  if (missing === undefined) return
+  throw new UsageError(`${missing} is missing: farfault ${command} ${wanted.join(' ')}`)
 }
 
 /** The text given for each option; a flag's is empty. The last one wins. */
-function collect(command: string, table: OptionTable, args: readonly string[]): Map<string, string> {
+function collect(
+  command: string,
+  table: OptionTable,
+  args: readonly string[],
+): { given: Map<string, string>; operands: string[] } {
   const options = Object.fromEntries(
     Object.entries(table).map(([name, { placeholder, short }]) => [
       name,
@@ -80,8 +124,9 @@ function collect(command: string, table: OptionTable, args: readonly string[]): 
   )
   const { tokens } = parseArgs({ args: [...args], options, strict: false, tokens: true })
   const given = new Map<string, string>()
+  const operands: string[] = []
   for (const token of tokens) {
-    if (token.kind === 'positional') throw new UsageError(`unexpected argument "${token.value}"`)
+    if (token.kind === 'positional') operands.push(token.value)
     if (token.kind !== 'option') continue
     const option = table[token.name]
     if (option === undefined) {
@@ -91,7 +136,7 @@ function collect(command: string, table: OptionTable, args: readonly string[]): 
     }
     given.set(token.name, textOf(token, option))
   }
-  return given
+  return { given, operands }
 }
 
 interface OptionToken {

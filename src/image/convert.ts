@@ -4,21 +4,25 @@
 import { closeSync, fstatSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { CancelledError, ImageError } from '../errors.js'
-import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import type { Command } from '../wire/messages.js'
 import { readRamSetup } from '../wire/ram-setup.js'
 import type { StreamReader } from '../wire/reader.js'
 import type { Configuration } from '../wire/sections.js'
 import { asImageErrors, fileReader, openForReading } from './file.js'
 import { isMappedRam } from './layout.js'
+import { type DiscardedPages, discardRanges, noticeArrival, trackDiscarded } from './discarded.js'
 import { createBodyLoader, imageSink } from './load-ram.js'
 import { readStream, type StreamContent } from './read-stream.js'
 import { createImageWriter, type ImageWriter, type WrittenImage } from './writer.js'
 
 export interface StoreOptions {
   readonly replace?: boolean
-  /** A stream that is in a form of its own is refused; for errors. */
+  /** Of the stream, for errors. */
   readonly path?: string
+  /** Hears every command of the stream, before anything is done about it. */
+  readonly onCommand?: (command: Command, offset: number) => void
+  /** See `StreamHandlers`. */
+  readonly quiet?: () => boolean
 }
 
 /**
@@ -26,32 +30,29 @@ export interface StoreOptions {
  * content without RAM. `opened` is given the writer, which the caller finishes or aborts.
  * Errors: `ProtocolError`, `ImageError` for a stream that cannot be stored, and those of the reader and the writer.
  */
-export function storeStream(
+export function* storeStream(
   reader: StreamReader,
   output: string,
   opened: (writer: ImageWriter) => void,
-  { replace = false, path = 'stream' }: StoreOptions = {},
+  { replace = false, path = 'stream', onCommand, quiet }: StoreOptions = {},
 ): Generator<number, StreamContent> {
   let configuration: Configuration | undefined
   let writer: ImageWriter | undefined
   let loadBody: ((reader: StreamReader) => void) | undefined
+  let discarded: DiscardedPages | undefined
   let postcopy = false
 
-  function command(command: Command): void {
+  function command(command: Command, offset: number): void {
+    onCommand?.(command, offset)
     if (command.name === 'POSTCOPY_ADVISE') postcopy = command.sizes !== null
     if (command.name !== 'POSTCOPY_RAM_DISCARD' || writer === undefined) return
-    const block = writer.blocks.findIndex(({ name }) => name === command.block)
-    if (block < 0)
-      throw new ImageError(`discard in unknown RAM block ${command.block}`, path, reader.streamOffset)
-    const pages = writer.blocks[block]!.length / TARGET_PAGE_BYTES
-    for (const { start, length } of command.ranges) {
-      const first = Math.min(start / TARGET_PAGE_BYTES, pages)
-      writer.zeroRun(block, first, Math.min(length / TARGET_PAGE_BYTES, pages - first))
-    }
+    discarded ??= trackDiscarded(writer.blocks)
+    discardRanges(writer, discarded, command, offset)
   }
 
-  return readStream(reader, path, {
+  const content = yield* readStream(reader, path, {
     command,
+    ...(quiet === undefined ? {} : { quiet }),
     configuration(announced, offset) {
       checkPlain(announced, path, offset)
       configuration = announced
@@ -60,11 +61,17 @@ export function storeStream(
       const { blocks } = readRamSetup(reader, { postcopy })
       writer = createImageWriter(output, { configuration: configuration!, blocks, ramSectionId: id, replace })
       opened(writer)
-      loadBody = createBodyLoader(blocks, imageSink(writer))
+      const sink = imageSink(writer)
+      loadBody = createBodyLoader(
+        blocks,
+        postcopy ? noticeArrival(sink, (block, page) => discarded?.arrived(block, page)) : sink,
+      )
       return reader
     },
     ramBody: (reader) => loadBody!(reader),
   })
+  discarded?.assertNone(reader.streamOffset)
+  return content
 }
 
 function checkPlain(configuration: Configuration, path: string, offset: number): void {

@@ -29,8 +29,13 @@ export interface StreamHandlers {
   ramStart(reader: StreamReader, section: NamedSection): StreamReader
   /** Reads the body of a SECTION_PART or SECTION_END. */
   ramBody(reader: StreamReader): void
-  /** Commands, but for the package. */
+  /** Commands, but for the package; those that stand in the package between LISTEN and RUN, too. */
   command?(command: Command, offset: number): void
+  /**
+   * For a peer that may leave the connection open behind the last byte: waits a moment for more, and is true when nothing
+   * came. Without it the stream goes on until its bytes end.
+   */
+  quiet?(): boolean
 }
 
 export interface StreamContent extends StreamTail {
@@ -74,13 +79,11 @@ export function* readStream(
       case 'COMMAND': {
         const command = readCommand(reader)
         if (command.name !== 'PACKAGED') handlers.command?.(command, offset)
-        else packaged = readPackage(reader, command.length)
+        else packaged = readPackage(reader, command.length, handlers)
         break
       }
       case 'SECTION_START':
-        if (ramSection !== undefined) refuseAt(offset, type, 'a second section that goes on', 'ram')
-        ramSection = readSectionHeader(reader, type)
-        checkRamSection(ramSection, offset)
+        ramSection = checkRamSection(readSectionHeader(reader, type), ramSection, offset)
         reader = handlers.ramStart(reader, ramSection)
         readFooter(reader, ramSection.id)
         ramSections++
@@ -98,9 +101,9 @@ export function* readStream(
       }
       case 'tail': {
         if (!ended) refuseAt(offset, 'record', 'before the end of the RAM', 'a section of RAM', 'another')
-        const tail = readTail(reader)
-        if (packaged === undefined) return finish(splitDevices(tail, { offset, path }))
-        if (tail.length > 1) refuseAt(offset, 'stream', 'more behind the end', 'no more bytes', 'some')
+        if (packaged === undefined)
+          return finish(splitDevices(readTail(reader, handlers.quiet), { offset, path }))
+        readEndOfPostcopy(reader, handlers.quiet)
         return finish(splitDevices(packaged, { path }))
       }
       default:
@@ -109,34 +112,59 @@ export function* readStream(
   }
 }
 
+const CLOSING_BRACE = '}'.charCodeAt(0)
+
+/** A footer, and the record that says the end: all there is when the source writes no description. */
+const endsWithEof = (bytes: Uint8Array): boolean =>
+  bytes.at(-1) === RECORD_IDS.EOF && bytes.at(-6) === RECORD_IDS.SECTION_FOOTER
+
 /** What begins the last part of a stream. */
 const RECORD_OF_TAIL: ReadonlySet<number> = new Set([RECORD_IDS.SECTION_FULL, RECORD_IDS.EOF])
 
 const RAM_VERSION = 4
 
-function checkRamSection({ idstr, instance, version }: NamedSection, offset: number): void {
+function checkRamSection(section: NamedSection, before: NamedSection | undefined, offset: number): NamedSection {
+  const { idstr, instance, version } = section
   if (idstr !== 'ram' || instance !== 0)
-    refuseAt(offset, 'SECTION_START', 'unknown section', 'ram', `${idstr}/${instance}`)
+    refuseAt(offset, 'SECTION_START', 'section that goes on cannot be taken', 'ram', `${idstr}/${instance}`)
+  if (before !== undefined) refuseAt(offset, 'SECTION_START', 'a second RAM section')
   if (version !== RAM_VERSION)
     refuseAt(offset, 'SECTION_START', 'other version of the RAM section', `${RAM_VERSION}`, `${version}`)
+  return section
 }
 
 /** The device sections in a package; a copy. */
-function readPackage(reader: StreamReader, length: number): Uint8Array {
+function readPackage(reader: StreamReader, length: number, handlers: StreamHandlers): Uint8Array {
   const offset = reader.streamOffset
   if (length > LIMITS.packageBytesMax)
     refuseAt(offset, 'PACKAGED', 'package too long', `at most ${LIMITS.packageBytesMax}`, `${length}`)
   const bytes = new Uint8Array(length)
   reader.copyOut(bytes, 'package')
-  return splitPackage(bytes, offset).devices
+  const { devices, pings } = splitPackage(bytes, offset)
+  for (const value of pings) handlers.command?.({ name: 'PING', value }, offset)
+  return devices
+}
+
+/** Behind postcopy there is nothing but the end; a live peer keeps the connection open and waits for an answer. */
+function readEndOfPostcopy(reader: StreamReader, quiet: (() => boolean) | undefined): void {
+  const offset = reader.streamOffset
+  const type = readRecordType(reader)
+  if (type !== 'EOF') refuseAt(offset, type, 'device state behind a package', 'EOF', type)
+  if (reader.available > 0 || (quiet === undefined && !reader.atEnd()))
+    refuseAt(offset, 'stream', 'more behind the end', 'no more bytes', 'some')
 }
 
 /** Everything up to the end of the stream; also to the end of a description, as a peer may leave the connection open. */
-function readTail(reader: StreamReader): Uint8Array {
+function readTail(reader: StreamReader, quiet: () => boolean = () => false): Uint8Array {
   const offset = reader.streamOffset
   let bytes = Buffer.alloc(256 * 1024)
   let length = 0
-  const complete = (): boolean => findVmDescription(bytes.subarray(0, length)) !== undefined
+  const complete = (): boolean => {
+    const read = bytes.subarray(0, length)
+    // Only what ends as a description does is searched for one.
+    if (read.at(-1) === CLOSING_BRACE && findVmDescription(read) !== undefined) return true
+    return endsWithEof(read) && quiet()
+  }
   while (reader.available > 0 || !(complete() || reader.atEnd())) {
     const part = reader.available
     if (length + part > TAIL_BYTES_MAX)
