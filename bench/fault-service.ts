@@ -14,13 +14,13 @@ const FAULT_NS_MIN = 1000
 
 type Wrap = (command: readonly string[]) => readonly string[]
 
-function benchmark(name: string, about: string, wrap: Wrap): Benchmark {
+function benchmark(name: string, about: string, rounds: number, wrap: Wrap): Benchmark {
   let seed = 0
   const nextSeed = (): string => String(++seed)
   return {
     name,
     about,
-    rounds: 9,
+    rounds,
     metrics: [
       { name: 'p50', unit: 'us' },
       { name: 'p99', unit: 'us' },
@@ -63,11 +63,13 @@ function evaluate(ns: readonly number[]): Sample {
 export const faultService = benchmark(
   'fault-service',
   `a guest thread waits for ${PAGES} absent pages, one by one, over TCP; all threads on one CPU`,
+  9,
   pinned,
 )
 
 export const faultServiceUnpinned = benchmark(
   'fault-service-unpinned',
   'the same on all CPUs; waking another CPU dominates, and where threads run is the scheduler’s mood',
+  5,
   (command) => command,
 )

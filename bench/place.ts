@@ -16,7 +16,7 @@ import { BLOCK, MACHINE } from './bench-guest.js'
 import type { Benchmark, Sample } from './benchmark.js'
 import { cProgram, inputFile, nodeChild, runForJson, withRunning } from './programs.js'
 
-const PAGES = 131_072
+const PAGES = 262_144
 const PAGE_BYTES = 4096
 const GiB = 2 ** 30
 /** As in c/common.h. */
@@ -78,7 +78,7 @@ async function measure(receiver: readonly string[], prefix: Uint8Array, suffix: 
 export const place: Benchmark = {
   name: 'place',
   about: `${(PAGES * PAGE_BYTES) / 2 ** 20} MiB of page records from a C sender over TCP, placed by UFFDIO_COPY`,
-  rounds: 9,
+  rounds: 7,
   metrics: [{ name: 'rate', unit: 'GiB/s' }],
   variants: [
     { name: 'c', run: () => measure([cProgram('place'), String(PAGES)], PING, END_OF_STREAM) },

@@ -24,6 +24,7 @@ export type {
   RamBlockShape,
 } from './guest/guest.js'
 export { type GuestEvents, type GuestHandle, type GuestSpec, startGuest } from './guest/guest-handle.js'
+export { type ServedImage, type ServeOptions, serveImage } from './image/serve.js'
 export {
   assertHostCanReceive,
   type ProbeCheck,
@@ -34,3 +35,4 @@ export {
 export type { SourceReport, SourceStatus } from './source/report.js'
 export { type MigrateOptions, migrate } from './source/source.js'
 export type { Migration } from './source/start-source.js'
+export { type Resumed, type ResumeOptions, resume } from './vm/resume.js'

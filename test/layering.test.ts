@@ -31,6 +31,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   destination: ENGINE,
   image: ['wire/', 'ram/', 'os/', 'source/', ...GUEST_INTERFACE],
   qemu: [],
+  vm: ['image/', 'qemu/', 'source/', 'os/'],
   cli: ['index.ts', 'qemu/'],
 }
 

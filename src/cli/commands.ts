@@ -92,6 +92,24 @@ export const RECEIVE_OPTIONS = {
   help: HELP,
 } as const
 
+export const RESUME_OPTIONS = {
+  to: optional('URI', text, 'serve a QEMU that waits there already (tcp:, unix:), instead of starting one'),
+  detach: flag('return when the VM runs; a process in the background serves its RAM until all is in'),
+  'no-push': flag('send only pages that are asked for, for as long as the VM lives'),
+  'quiet-time': withDefault(
+    'TIME',
+    duration,
+    '10ms',
+    'send other pages only when none has been asked for in this time',
+  ),
+  'max-bandwidth': withDefault('SIZE', size, '0', 'bytes a second for pages nobody asked for; 0 is no limit'),
+  'no-verify': flag('do not compare page data with the checksums of the image'),
+  preempt: flag("a second connection for pages that are asked for (QEMU's postcopy-preempt)"),
+  blocktime: flag('let QEMU measure how long vCPUs wait for pages (query-migrate shows it)'),
+  json: JSON_FLAG,
+  help: HELP,
+} as const
+
 export const PROBE_OPTIONS = { json: JSON_FLAG, help: HELP } as const
 
 export const COMMANDS: Readonly<Record<string, Command>> = {
@@ -133,6 +151,23 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       'farfault migrate --to unix:/tmp/guest.sock --postcopy never --guest pattern --rate 2000',
     ],
     load: async () => (await import('./migrate.js')).migrateCommand,
+  }),
+  resume: command({
+    summary: 'bring a parked QEMU virtual machine to life, in milliseconds, whatever the size of its RAM',
+    operands: ['IMAGE'],
+    program: true,
+    options: RESUME_OPTIONS,
+    notes: [
+      'The program is the QEMU command of the save: the same machine, memory and devices. -incoming defer and a QMP socket ' +
+        'are added. QEMU runs in the foreground; its RAM is served on demand, and the rest behind it.',
+      'One image can be resumed many times at once.',
+    ],
+    examples: [
+      'farfault resume vm.img -- qemu-system-x86_64 -machine q35 -m 4G -nographic',
+      'farfault resume vm.img --detach -- qemu-system-x86_64 -machine q35 -m 4G -display none',
+      'farfault resume vm.img --to unix:/run/vm.migrate',
+    ],
+    load: async () => (await import('./resume.js')).resumeCommand,
   }),
   probe: command({
     summary: 'say whether this host can receive a guest by postcopy, and what to change if not',

@@ -11,7 +11,10 @@ const TABLE = {
   rate: optional('N', count(1), 'how fast'),
   json: flag('for programs', 'j'),
 }
-const parse = (...args: string[]) => parseOptions('move', TABLE, args)
+const parse = (...args: string[]) => {
+  const { operands: _, program: __, ...values } = parseOptions('move', TABLE, args)
+  return values
+}
 
 test('defaults, values, flags, and the last one wins', () => {
   assert.deepEqual(parse('--to', 'x'), { to: 'x', memory: 128 * 2 ** 20, rate: undefined, json: false })
@@ -36,6 +39,20 @@ test('mistakes are named', () => {
     [['--to', 'x', 'now'], /^unexpected argument "now"$/],
   ]
   for (const [args, message] of cases) assert.throws(() => parse(...args), { message }, args.join(' '))
+})
+
+test('operands are counted, and what stands behind -- is a program', () => {
+  const shape = { operands: ['IMAGE'], program: true }
+  const given = parseOptions('run', TABLE, ['vm.img', '--to', 'x', '--', 'qemu', '--json'], shape)
+  assert.deepEqual([given.operands, given.program, given.json], [['vm.img'], ['qemu', '--json'], false])
+  const wrong: [string[], RegExp][] = [
+    [['--to', 'x'], /^IMAGE is missing: farfault run IMAGE$/],
+    [['a', 'b', '--to', 'x'], /^unexpected argument "b"$/],
+    [['a', '--to', 'x', '--'], /^a program to run is missing behind --$/],
+  ]
+  for (const [args, message] of wrong)
+    assert.throws(() => parseOptions('run', TABLE, args, shape), { message })
+  assert.throws(() => parse('--to', 'x', '--', 'qemu'), /runs no program/)
 })
 
 test('every default of every command is a value of its option', () => {

@@ -8,9 +8,9 @@ import type { Command } from '../wire/messages.js'
 import { readRamSetup } from '../wire/ram-setup.js'
 import type { StreamReader } from '../wire/reader.js'
 import type { Configuration } from '../wire/sections.js'
+import { type DiscardedPages, discardRanges, noticeArrival, trackDiscarded } from './discarded.js'
 import { asImageErrors, fileReader, openForReading } from './file.js'
 import { isMappedRam } from './layout.js'
-import { type DiscardedPages, discardRanges, noticeArrival, trackDiscarded } from './discarded.js'
 import { createBodyLoader, imageSink } from './load-ram.js'
 import { readStream, type StreamContent } from './read-stream.js'
 import { createImageWriter, type ImageWriter, type WrittenImage } from './writer.js'
@@ -19,6 +19,7 @@ export interface StoreOptions {
   readonly replace?: boolean
   /** Of the stream, for errors. */
   readonly path?: string
+  readonly onConfiguration?: (configuration: Configuration) => void
   /** Hears every command of the stream, before anything is done about it. */
   readonly onCommand?: (command: Command, offset: number) => void
   /** See `StreamHandlers`. */
@@ -34,7 +35,7 @@ export function* storeStream(
   reader: StreamReader,
   output: string,
   opened: (writer: ImageWriter) => void,
-  { replace = false, path = 'stream', onCommand, quiet }: StoreOptions = {},
+  { replace = false, path = 'stream', onConfiguration, onCommand, quiet }: StoreOptions = {},
 ): Generator<number, StreamContent> {
   let configuration: Configuration | undefined
   let writer: ImageWriter | undefined
@@ -54,6 +55,7 @@ export function* storeStream(
     command,
     ...(quiet === undefined ? {} : { quiet }),
     configuration(announced, offset) {
+      onConfiguration?.(announced)
       checkPlain(announced, path, offset)
       configuration = announced
     },

@@ -46,7 +46,13 @@ export function discardRanges(
   for (const { start, length } of ranges) {
     const whole = start % TARGET_PAGE_BYTES === 0 && length % TARGET_PAGE_BYTES === 0
     if (!whole || start + length > blockBytes)
-      refuseAt(offset, name, `bad range in block ${blockName}`, `within ${blockBytes}`, `${start} + ${length}`)
+      refuseAt(
+        offset,
+        name,
+        `bad range in block ${blockName}`,
+        `within ${blockBytes}`,
+        `${start} + ${length}`,
+      )
     writer.zeroRun(block, start / TARGET_PAGE_BYTES, length / TARGET_PAGE_BYTES)
     discarded.discard(block, start / TARGET_PAGE_BYTES, length / TARGET_PAGE_BYTES)
   }

@@ -123,7 +123,11 @@ const RECORD_OF_TAIL: ReadonlySet<number> = new Set([RECORD_IDS.SECTION_FULL, RE
 
 const RAM_VERSION = 4
 
-function checkRamSection(section: NamedSection, before: NamedSection | undefined, offset: number): NamedSection {
+function checkRamSection(
+  section: NamedSection,
+  before: NamedSection | undefined,
+  offset: number,
+): NamedSection {
   const { idstr, instance, version } = section
   if (idstr !== 'ram' || instance !== 0)
     refuseAt(offset, 'SECTION_START', 'section that goes on cannot be taken', 'ram', `${idstr}/${instance}`)

@@ -74,7 +74,7 @@ export function splitDevices(bytes: Uint8Array, options: SplitOptions = {}): Str
       continue
     }
     if (type === 'EOF') {
-      readEnd(reader)
+      readEnd(reader, jsonAt !== undefined)
       break
     }
     if (type !== 'SECTION_FULL')
@@ -99,11 +99,13 @@ export function splitDevices(bytes: Uint8Array, options: SplitOptions = {}): Str
   return { devices: Buffer.concat(parts), sections, vmDescription: json }
 }
 
-function readEnd(reader: StreamReader): void {
+/** `described`: the description was found from the end, where only a damaged one is missed. */
+function readEnd(reader: StreamReader, described: boolean): void {
   if (reader.atEnd()) return
   const offset = reader.streamOffset
   const type = readRecordType(reader)
   if (type !== 'VMDESCRIPTION') refuseAt(offset, type, 'more behind the end', 'VMDESCRIPTION', type)
+  if (!described) refuseAt(offset, type, 'damaged description', 'a JSON object up to the end')
   readVmDescription(reader)
   if (!reader.atEnd()) refuseAt(reader.streamOffset, type, 'more behind the end', 'no more bytes', 'some')
 }

@@ -1,18 +1,7 @@
 // Writes an image: pages straight to their places as they come, everything else at the end. Runs on the thread that
 // receives the pages; all calls block. The file has another name until it is whole and on disk.
 
-import {
-  closeSync,
-  existsSync,
-  fstatSync,
-  fsyncSync,
-  openSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  unlinkSync,
-} from 'node:fs'
-import { basename, dirname, join } from 'node:path'
+import { closeSync, existsSync, fstatSync, fsyncSync, openSync, rmSync } from 'node:fs'
 import { UsageError } from '../errors.js'
 import { punchHole } from '../os/mapping.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
@@ -36,7 +25,8 @@ import {
   encodeVmDescription,
 } from '../wire/sections.js'
 import { checksumBlock, checksumDigits, chunkMask, metadataChecksum } from './checksums.js'
-import { type OpenFile, onFile, syncDirectory } from './file.js'
+import { type OpenFile, onFile } from './file.js'
+import { partialPath, publish, removeRemnants, writeSidecar } from './publish.js'
 import { encodeSidecar, type Made, sidecarPath } from './sidecar.js'
 import { describeDevices, splitDevices } from './split-devices.js'
 import { createStage, eachStaleRun, type PagesInWriting, pagesInWriting, writeExactly } from './stage.js'
@@ -219,52 +209,4 @@ function describeBlock(file: OpenFile, block: PagesInWriting) {
     presentPages: present.count(),
     crc32: digits,
   }
-}
-
-const PARTIAL = '.partial'
-
-/** The name of a file while it is written: hidden, in the same directory, and of this process. */
-const partialPath = (path: string): string =>
-  join(dirname(path), `.${basename(path)}.${process.pid}${PARTIAL}`)
-
-/** What killed writers of the same image have left. */
-function removeRemnants(path: string): void {
-  const names = new Set([basename(path), basename(sidecarPath(path))])
-  for (const file of onFile('list', dirname(path), () => readdirSync(dirname(path)))) {
-    const [, name, pid] = /^\.(.+)\.(\d+)\.partial$/.exec(file) ?? []
-    if (name === undefined || !names.has(name)) continue
-    if (!existsSync(`/proc/${pid}`)) rmSync(join(dirname(path), file), { force: true })
-  }
-}
-
-function writeSidecar(path: string, text: string): void {
-  const partial = partialPath(sidecarPath(path))
-  onFile('write', partial, () => {
-    const fd = openSync(partial, 'w', 0o600)
-    try {
-      writeExactly(fd, partial, Buffer.from(text), 0)
-      fsyncSync(fd)
-    } finally {
-      closeSync(fd)
-    }
-  })
-}
-
-/**
- * Two names cannot change at once. So at no moment is there an image with the sidecar of another one: an image that is
- * replaced loses its sidecar first.
- */
-function publish(path: string): void {
-  const sidecar = sidecarPath(path)
-  const moveSidecar = (): void => onFile('rename', sidecar, () => renameSync(partialPath(sidecar), sidecar))
-  const moveImage = (): void => onFile('rename', path, () => renameSync(partialPath(path), path))
-  if (!existsSync(path)) {
-    moveSidecar()
-    moveImage()
-  } else {
-    if (existsSync(sidecar)) onFile('unlink', sidecar, () => unlinkSync(sidecar))
-    moveImage()
-    moveSidecar()
-  }
-  syncDirectory(dirname(path))
 }

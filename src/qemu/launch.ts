@@ -1,9 +1,9 @@
 // Start a QEMU, talk to it, end it. Runs on the main thread.
 //
-// The program gets a QMP socket in a private directory that is removed with it. It never outlives this process: the
-// kernel kills it when the thread that started it ends, however that happens.
+// The program gets a QMP socket in a private directory that is removed with it. Unless it is meant to survive, it never
+// outlives this process: the kernel kills it when the thread that started it ends, however that happens.
 
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
 import { accessSync, constants, existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
@@ -18,6 +18,13 @@ export interface LaunchOptions {
   readonly args: readonly string[] | ((directory: string) => readonly string[])
   /** From the start to the first QMP answer; default 10 s. */
   readonly timeoutMs?: number
+  /**
+   * Standard input and output: `collect` (default) gives it none and keeps what it prints for `output()`; `inherit` gives
+   * it those of this process, and passes its error output on; `ignore` gives it nothing.
+   */
+  readonly console?: 'collect' | 'inherit' | 'ignore'
+  /** It may outlive this process, which otherwise takes it along, however it ends. */
+  readonly survives?: boolean
 }
 
 export interface QemuExit {
@@ -62,13 +69,15 @@ process.on('exit', () => {
  * Rejects with `HostUnsupportedError` (no such program), `GuestError` (it exited: the message has its own words) or
  * `ChannelError` (QMP does not answer in time). Nothing is left behind then.
  */
-export async function launchQemu({ path, args, timeoutMs = 10_000 }: LaunchOptions): Promise<Qemu> {
+export async function launchQemu(options: LaunchOptions): Promise<Qemu> {
+  const { path, args, timeoutMs = 10_000 } = options
   checkProgram(path)
   const directory = mkdtempSync(join(tmpdir(), 'farfault-qemu-'))
   const socketPath = join(directory, 'qmp')
   try {
     const own = typeof args === 'function' ? args(directory) : args
-    const program = spawnProgram(path, [...own, '-qmp', `unix:${socketPath},server=on,wait=off`], directory)
+    const qmp = ['-qmp', `unix:${socketPath},server=on,wait=off`]
+    const program = spawnProgram(options, [...own, ...qmp], directory)
     void program.exited.then(() => removeDirectory(directory))
     return await connectProgram(program, socketPath, timeoutMs)
   } catch (error) {
@@ -88,11 +97,20 @@ async function connectProgram(program: Program, socketPath: string, timeoutMs: n
 
 type Program = ReturnType<typeof spawnProgram>
 
-function spawnProgram(path: string, args: readonly string[], directory: string) {
-  const command = existsSync(SETPRIV) ? [SETPRIV, '--pdeathsig', 'KILL', path, ...args] : [path, ...args]
-  const child = spawn(command[0]!, command.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] })
+const STDIO = {
+  collect: ['ignore', 'pipe', 'pipe'],
+  inherit: ['inherit', 'inherit', 'pipe'],
+  ignore: ['ignore', 'ignore', 'pipe'],
+} as const satisfies Record<string, StdioOptions>
+
+function spawnProgram(options: LaunchOptions, args: readonly string[], directory: string) {
+  const { path, console = 'collect', survives = false } = options
+  const tied = !survives && existsSync(SETPRIV)
+  const command = tied ? [SETPRIV, '--pdeathsig', 'KILL', path, ...args] : [path, ...args]
+  const child = spawn(command[0]!, command.slice(1), { stdio: [...STDIO[console]] })
   const output = collect(child.stdout)
   const errors = collect(child.stderr)
+  if (console === 'inherit') child.stderr?.pipe(process.stderr)
   let hasExited = false
   const exited = new Promise<QemuExit>((resolve) => {
     let grace: NodeJS.Timeout | undefined
@@ -112,7 +130,7 @@ function spawnProgram(path: string, args: readonly string[], directory: string) 
       if (child.pid === undefined) done(null, null)
     })
   })
-  running.set(child, directory)
+  if (!survives) running.set(child, directory)
   return {
     name: basename(path),
     pid: child.pid ?? 0,
@@ -128,7 +146,7 @@ function spawnProgram(path: string, args: readonly string[], directory: string) 
 }
 
 /** Keep the end of a stream's bytes, and tell whoever waits that there are more. */
-function collect(stream: NodeJS.ReadableStream) {
+function collect(stream: NodeJS.ReadableStream | null) {
   const chunks: Buffer[] = []
   const watchers = new Set<() => void>()
   let length = 0
@@ -138,7 +156,7 @@ function collect(stream: NodeJS.ReadableStream) {
     while (length - chunks[0]!.length >= LIMITS.qemuOutputBytesMax) length -= chunks.shift()!.length
     for (const watcher of watchers) watcher()
   }
-  stream.on('data', add)
+  stream?.on('data', add)
   return { add, watchers, text: () => Buffer.concat(chunks).toString('utf8') }
 }
 

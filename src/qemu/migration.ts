@@ -7,6 +7,8 @@ import type { MigrationStatus, Qmp } from './qmp.js'
 export interface MigrationInfo {
   readonly status?: MigrationStatus
   readonly 'error-desc'?: string
+  /** Why this guest cannot be migrated at all, in QEMU's words. */
+  readonly 'blocked-reasons'?: readonly string[]
   readonly 'total-time'?: number
   /** Milliseconds; QEMU 10.0 counts on until the end of postcopy in some cases. */
   readonly downtime?: number

@@ -32,14 +32,14 @@ function openAndVerify(path: string): void {
   }
 }
 
-function refusal(run: () => unknown): ImageError {
+function refusal(run: () => unknown, what = 'it'): ImageError {
   try {
     run()
   } catch (error) {
     assert(error instanceof ImageError, `not an ImageError: ${(error as Error).stack}`)
     return error
   }
-  return assert.fail('was not refused')
+  return assert.fail(`${what} was not refused`)
 }
 
 /** Where things are in the file: found by their bytes, apart from the code under test. */
@@ -69,8 +69,8 @@ const FIELDS: Readonly<Record<string, (at: Places) => readonly [number, readonly
   'the capability': ({ ram }) => [ram - 6, [0x6e], /mapped-ram/],
   'type of the RAM section': ({ ram }) => [ram - 5, [9], /unknown record type/],
   'id of the RAM section': ({ ram }) => [ram - 1, [7], /footer of another section/],
-  'name of the RAM section': ({ ram }) => [ram + 1, [0x52], /unknown section/],
-  'instance of the RAM section': ({ ram }) => [ram + 7, [1], /unknown section/],
+  'name of the RAM section': ({ ram }) => [ram + 1, [0x52], /expected ram, got Ram/],
+  'instance of the RAM section': ({ ram }) => [ram + 7, [1], /expected ram, got ram\/1/],
   'version of the RAM section': ({ ram }) => [ram + 11, [3], /version of the RAM section/],
   'flag of the total': ({ ram }) => [ram + 19, [0x08], /MEM_SIZE|flags/],
   'total of the blocks': ({ ram }) => [ram + 17, [0x10], /total|EOS/],
@@ -114,7 +114,7 @@ test('each field that is damaged is refused with its place', { timeout: 60_000 }
   for (const [name, where] of Object.entries(FIELDS)) {
     const [offset, change, message] = where(at)
     const restore = patch(image, offset, Uint8Array.from(change))
-    const error = refusal(() => openImage(image.path))
+    const error = refusal(() => openImage(image.path), name)
     assert.match(error.message, message, `${name}: ${error.message}`)
     assert.equal(error.file, image.path)
     restore()

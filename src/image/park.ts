@@ -1,0 +1,100 @@
+// Parks a VM that a source migrates to us: its whole state becomes an image. Main thread; the park thread does the work.
+
+import { existsSync } from 'node:fs'
+import { CancelledError, errorFromMessage, UsageError } from '../errors.js'
+import { beforeExit } from '../exit-hook.js'
+import { closeFd, listenOn, parseUri, shutdownChannel } from '../os/channel.js'
+import { createWake } from '../os/wake.js'
+import { createStats, type Stats, statsBytes } from '../stats.js'
+import { startThread } from '../thread.js'
+import { PARK_STATS, type ParkReport, type ParkStat } from './park-report.js'
+import type { ParkThreadData, ParkThreadMessage } from './park-thread.js'
+
+export interface ParkOptions {
+  /** Where a source connects: `tcp:HOST:PORT` (port 0: any), `unix:PATH` or `fd:N`. */
+  readonly listen: string
+  /** Of the image. It appears under this name only when it is whole and on disk. */
+  readonly path: string
+  /** Take the place of a file of that name. Default: such a file is an error. */
+  readonly replace?: boolean
+  /** Program and version, for the sidecar. */
+  readonly by?: string
+  /** Version of the QEMU that is parked, for the sidecar, when it is known. */
+  readonly qemu?: string | null
+}
+
+export interface Parking {
+  /** Where to connect, with the port that was chosen. */
+  readonly uri: string
+  /** Counters, live. */
+  readonly stats: Readonly<Stats<ParkStat>>
+  /** Resolves when it has ended, well or not; never rejects for what a source or a disk did. */
+  readonly done: Promise<ParkReport & { readonly cause?: Error }>
+  /** Give up: the guest stays at the source, and nothing is left on disk. No effect once the image is whole. */
+  cancel(): void
+}
+
+/** Listens at once, for one source. @throws UsageError, ChannelError */
+export function parkFrom(options: ParkOptions): Parking {
+  const { path, replace = false, by = 'farfault', qemu = null } = options
+  if (!replace && existsSync(path)) throw new UsageError(`${path} exists`)
+  const listener = listenOn(options.listen)
+  const wake = createWake()
+  const statsMemory = new SharedArrayBuffer(statsBytes(PARK_STATS))
+  const data: ParkThreadData = {
+    listenFd: listener.fd,
+    listens: parseUri(options.listen).kind !== 'fd',
+    wakeFd: wake.fd,
+    statsMemory,
+    path,
+    replace,
+    by,
+    from: listener.uri,
+    qemu,
+  }
+  const worker = startThread(new URL('./park-thread.js', import.meta.url), 'farfault park', data)
+  let channelFd = -1
+
+  /** Ends the thread wherever it blocks. */
+  function cancel(): void {
+    wake.signal()
+    if (channelFd >= 0) shutdownChannel(channelFd)
+  }
+  const forget = beforeExit(cancel)
+
+  const done = new Promise<ParkReport & { cause?: Error }>((resolve, reject) => {
+    let result: (ParkReport & { cause?: Error }) | undefined
+    worker.on('message', (m: ParkThreadMessage) => {
+      if ('connected' in m) channelFd = m.connected
+      else result = m.error === undefined ? m.done : { ...m.done, cause: errorFromMessage(m.error) }
+    })
+    worker.on('error', reject)
+    worker.on('exit', () => {
+      forget()
+      if (channelFd >= 0) closeFd(channelFd)
+      channelFd = -1
+      listener.close()
+      wake.close()
+      resolve(result ?? cancelled())
+    })
+  })
+  return { uri: listener.uri, stats: createStats(PARK_STATS, statsMemory), done, cancel }
+}
+
+function cancelled(): ParkReport & { cause: Error } {
+  const cause = new CancelledError('parking was cancelled')
+  return {
+    ok: false,
+    error: cause.message,
+    cause,
+    machine: '',
+    mode: 'none',
+    returnPath: false,
+    memoryBytes: 0,
+    bytes: 0,
+    fileBytes: 0,
+    diskBytes: 0,
+    pages: { normal: 0, zero: 0 },
+    durationMs: 0,
+  }
+}

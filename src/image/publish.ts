@@ -1,0 +1,72 @@
+// How an image gets its name: written under another one, and renamed when it is whole and on disk. Runs on the thread that
+// writes the image.
+
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  unlinkSync,
+} from 'node:fs'
+import { basename, dirname, join } from 'node:path'
+import { onFile, syncDirectory } from './file.js'
+import { sidecarPath } from './sidecar.js'
+import { writeExactly } from './stage.js'
+
+const PARTIAL = '.partial'
+
+/** The name of a file while it is written: hidden, in the same directory, and of this process. */
+export const partialPath = (path: string): string =>
+  join(dirname(path), `.${basename(path)}.${process.pid}${PARTIAL}`)
+
+/** What killed writers of the same image have left. */
+export function removeRemnants(path: string): void {
+  const names = new Set([basename(path), basename(sidecarPath(path))])
+  for (const file of onFile('list', dirname(path), () => readdirSync(dirname(path)))) {
+    const [, name, pid] = /^\.(.+)\.(\d+)\.partial$/.exec(file) ?? []
+    if (name === undefined || !names.has(name)) continue
+    if (!existsSync(`/proc/${pid}`)) rmSync(join(dirname(path), file), { force: true })
+  }
+}
+
+export function writeSidecar(path: string, text: string): void {
+  const partial = partialPath(sidecarPath(path))
+  onFile('write', partial, () => {
+    const fd = openSync(partial, 'w', 0o600)
+    try {
+      writeExactly(fd, partial, Buffer.from(text), 0)
+      fsyncSync(fd)
+    } finally {
+      closeSync(fd)
+    }
+  })
+}
+
+/**
+ * Two names cannot change at once. So at no moment is there an image with the sidecar of another one: an image that is
+ * replaced loses its sidecar first.
+ */
+export function publish(path: string): void {
+  const sidecar = sidecarPath(path)
+  const moveSidecar = (): void => onFile('rename', sidecar, () => renameSync(partialPath(sidecar), sidecar))
+  const moveImage = (): void => onFile('rename', path, () => renameSync(partialPath(path), path))
+  if (!existsSync(path)) {
+    moveSidecar()
+    moveImage()
+  } else {
+    if (existsSync(sidecar)) onFile('unlink', sidecar, () => unlinkSync(sidecar))
+    moveImage()
+    moveSidecar()
+  }
+  syncDirectory(dirname(path))
+}
+
+/** Takes a finished image back: its source has not let go of the guest after all. */
+export function removeImage(path: string): void {
+  rmSync(path, { force: true })
+  rmSync(sidecarPath(path), { force: true })
+  syncDirectory(dirname(path))
+}

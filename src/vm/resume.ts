@@ -1,0 +1,115 @@
+// `resume`: starts a QEMU and brings a parked VM to life in it. Main thread.
+//
+// QEMU believes that it receives a postcopy migration: the image plays the source. It runs as soon as the device state
+// is loaded; RAM comes on demand, and the rest behind it.
+
+import { join } from 'node:path'
+import { GuestError, UsageError } from '../errors.js'
+import { type ServeOptions, serveImage } from '../image/serve.js'
+import { type LaunchOptions, launchQemu, type Qemu, type QemuExit } from '../qemu/launch.js'
+import { setMigrationCapabilities } from '../qemu/migration.js'
+import type { SourceReport } from '../source/report.js'
+import type { Source } from '../source/start-source.js'
+import { explainRefusal } from './refusals.js'
+
+export interface ResumeOptions extends ServeOptions {
+  /** Program and arguments, as at the save: the machine must be the same. `-incoming defer` and a QMP socket are added. */
+  readonly command: readonly string[]
+  /** Let QEMU measure how long each vCPU waits for pages: `query-migrate` says. */
+  readonly blocktime?: boolean
+  readonly console?: NonNullable<LaunchOptions['console']>
+  /** QEMU may outlive this process. Before all RAM is in that does it no good. */
+  readonly survives?: boolean
+}
+
+export interface Resumed {
+  readonly qemu: Qemu
+  readonly source: Source
+  /** From `migrate-incoming` to QEMU's RESUME event, ms. Undefined with `-S`: then it waits for `cont`. */
+  readonly resumedMs: number | undefined
+  /** All RAM is in (or, without push, the VM has ended). Look at `ok`. */
+  readonly done: Promise<SourceReport & { readonly cause?: Error }>
+}
+
+/** How long QEMU may take to load the device state, ms. */
+const LOAD_TIMEOUT_MS = 30_000
+
+/**
+ * Resolves when the VM runs (or, with `-S`, could). Then the caller has the QEMU.
+ * @throws ImageError, UsageError, HostUnsupportedError before anything is started; GuestError with QEMU's reason, in plain
+ * words, when it does not take the VM. No QEMU is left then, and the image is as it was.
+ */
+export async function resume(imagePath: string, options: ResumeOptions): Promise<Resumed> {
+  const [path, ...args] = options.command
+  if (path === undefined) throw new UsageError('a QEMU to run is missing')
+  const { machine, source } = serveImage(imagePath, options)
+  let qemu: Qemu | undefined
+  try {
+    qemu = await launchQemu({
+      path,
+      args: [...args, '-incoming', 'defer'],
+      console: options.console ?? 'inherit',
+      survives: options.survives ?? false,
+    })
+    await setMigrationCapabilities(qemu.qmp, capabilitiesFor(options))
+    await source.ready
+    return await hand(qemu, source, args.includes('-S'))
+  } catch (error) {
+    source.cancel()
+    const exit = await qemu?.kill()
+    throw refusal(error, machine, qemu, exit)
+  }
+}
+
+const capabilitiesFor = ({ blocktime = false, preempt = false }: ResumeOptions): Record<string, boolean> => ({
+  events: true,
+  'postcopy-ram': true,
+  ...(blocktime ? { 'postcopy-blocktime': true } : {}),
+  ...(preempt ? { 'postcopy-preempt': true } : {}),
+})
+
+async function hand(qemu: Qemu, source: Source, paused: boolean): Promise<Resumed> {
+  const uri = `unix:${join(qemu.directory, 'migrate')}`
+  const startMs = performance.now()
+  const running = qemu.qmp.waitForEvent('RESUME', { timeoutMs: LOAD_TIMEOUT_MS })
+  running.catch(() => {}) // the source's or QEMU's own end may be the better reason
+  await qemu.qmp.execute('migrate-incoming', { uri })
+  source.connect(uri)
+  // The end of the source is no reason to stop waiting if it went well: a small VM has all its RAM at once.
+  const failed = source.done.then((report) => {
+    if (report.ok) return never
+    throw report.cause ?? new GuestError(report.error ?? 'the source failed')
+  })
+  await Promise.race([paused ? untilHandedOver(source) : running, failed, ended(qemu)])
+  return { qemu, source, resumedMs: paused ? undefined : performance.now() - startMs, done: source.done }
+}
+
+const never = new Promise<never>(() => {})
+
+async function ended(qemu: Qemu): Promise<never> {
+  const { code, signal } = await qemu.exited
+  throw new GuestError(`QEMU ended (${signal ?? `exit code ${code}`}) before the VM ran`)
+}
+
+/** The device state is with QEMU. */
+function untilHandedOver(source: Source): Promise<void> {
+  return new Promise((resolve) => {
+    if (source.status === 'postcopy-active') resolve()
+    source.on('status', (status) => {
+      if (status === 'postcopy-active' || status === 'completed') resolve()
+    })
+  })
+}
+
+/** What QEMU said when it did not take the VM is a better reason than a lost connection. */
+function refusal(
+  error: unknown,
+  machine: string,
+  qemu: Qemu | undefined,
+  exit: QemuExit | undefined,
+): unknown {
+  if (qemu === undefined) return error
+  const said = qemu.errors().trim()
+  if (said === '' || exit === undefined) return error
+  return new GuestError(explainRefusal(said, machine), { cause: error })
+}
