@@ -24,7 +24,18 @@ export type {
   RamBlockShape,
 } from './guest/guest.js'
 export { type GuestEvents, type GuestHandle, type GuestSpec, startGuest } from './guest/guest-handle.js'
+export { type ConvertOptions, convertStream } from './image/convert.js'
+export {
+  type InspectedBlock,
+  type InspectedSection,
+  type InspectOptions,
+  type InspectReport,
+  inspectFile,
+} from './image/inspect.js'
+export { type Parking, type ParkOptions, parkFrom } from './image/park.js'
+export type { ParkReport } from './image/park-report.js'
 export { type ServedImage, type ServeOptions, serveImage } from './image/serve.js'
+export type { WrittenImage } from './image/writer.js'
 export {
   assertHostCanReceive,
   type ProbeCheck,
@@ -35,4 +46,5 @@ export {
 export type { SourceReport, SourceStatus } from './source/report.js'
 export { type MigrateOptions, migrate } from './source/source.js'
 export type { Migration } from './source/start-source.js'
+export { type ParkedVm, type ParkProgress, type ParkVmOptions, park } from './vm/park.js'
 export { type Resumed, type ResumeOptions, resume } from './vm/resume.js'

@@ -110,6 +110,33 @@ export const RESUME_OPTIONS = {
   help: HELP,
 } as const
 
+export const PARK_OPTIONS = {
+  qmp: optional('SOCKET', text, 'QMP socket (a path) of the running QEMU that is parked'),
+  listen: optional(
+    'URI',
+    text,
+    'wait for whoever migrates here: tcp:HOST:PORT (port 0: any), unix:PATH or fd:N; with --qmp: where QEMU connects to',
+  ),
+  from: optional('FILE', text, 'convert a plain saved stream, as of exec:cat > FILE'),
+  native: flag('with --qmp: QEMU writes the image itself (QEMU 9.0 and newer)'),
+  replace: flag('take the place of an image of that name'),
+  quit: flag('with --qmp: end that QEMU when its state is in the image'),
+  'downtime-limit': withDefault(
+    'TIME',
+    duration,
+    '1s',
+    'with --qmp: the VM stops when the rest takes no longer',
+  ),
+  json: JSON_FLAG,
+  help: HELP,
+} as const
+
+export const INSPECT_OPTIONS = {
+  verify: flag('compare page data with the checksums'),
+  json: JSON_FLAG,
+  help: HELP,
+} as const
+
 export const PROBE_OPTIONS = { json: JSON_FLAG, help: HELP } as const
 
 export const COMMANDS: Readonly<Record<string, Command>> = {
@@ -168,6 +195,33 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       'farfault resume vm.img --to unix:/run/vm.migrate',
     ],
     load: async () => (await import('./resume.js')).resumeCommand,
+  }),
+  park: command({
+    summary: "put a running QEMU's whole state into an image; the VM stops",
+    options: PARK_OPTIONS,
+    operands: ['IMAGE'],
+    notes: [
+      'One of --qmp, --listen and --from says where the VM comes from. It runs while its RAM is written, and stops for the rest. ' +
+        'The image has its name only when it is whole and on disk; only then does QEMU hear that it may let go of the VM. ' +
+        'After a failure, or ctrl-C, the VM goes on where it was, and nothing is left on disk.',
+      'With --listen the source should have the migration capability return-path or postcopy-ram: otherwise it cannot be told ' +
+        'of a failure at the very end, such as a full disk.',
+    ],
+    examples: [
+      'farfault park vm.img --qmp /run/vm.qmp',
+      'farfault park vm.img --qmp /run/vm.qmp --native --quit',
+      'farfault park vm.img --listen unix:/run/park.sock',
+      'farfault park vm.img --from saved-stream',
+    ],
+    load: async () => (await import('./park.js')).parkCommand,
+  }),
+  inspect: command({
+    summary: 'list what is in an image or a saved stream, and verify its checksums',
+    options: INSPECT_OPTIONS,
+    operands: ['FILE'],
+    notes: [],
+    examples: ['farfault inspect vm.img', 'farfault inspect vm.img --verify --json'],
+    load: async () => (await import('./inspect.js')).inspectCommand,
   }),
   probe: command({
     summary: 'say whether this host can receive a guest by postcopy, and what to change if not',

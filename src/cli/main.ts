@@ -1,12 +1,12 @@
 #!/usr/bin/env node
 // Entry of the farfault command: finds the command in the table, and turns its end into an exit status. Main thread.
 
-import { readFileSync } from 'node:fs'
 import { UsageError } from '../errors.js'
 import { COMMANDS, type Command } from './commands.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import { commandHelp, generalHelp } from './help.js'
 import { parseOptions, splitProgram } from './options.js'
+import { version } from './version.js'
 
 /** Help that was asked for goes to standard output; help after a mistake does not. */
 const print = (text: string): ExitCode => {
@@ -15,11 +15,6 @@ const print = (text: string): ExitCode => {
 }
 
 const complain = (text: string): void => void process.stderr.write(`farfault: ${text}\n`)
-
-function version(): string {
-  const file = new URL('../../../package.json', import.meta.url)
-  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version
-}
 
 async function main([name, ...args]: readonly string[]): Promise<ExitCode> {
   if (name === '--version' || name === '-v') return print(version())

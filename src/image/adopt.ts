@@ -8,6 +8,7 @@ import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { checksumBlock, checksumDigits, chunksIn, metadataChecksum } from './checksums.js'
 import { onFile } from './file.js'
 import { type Image, openImage } from './image.js'
+import { readLayout } from './layout.js'
 import { partialPath, publish, removeRemnants, writeSidecar } from './publish.js'
 import { encodeSidecar, type Made, type SidecarBlock } from './sidecar.js'
 import type { WrittenImage } from './writer.js'
@@ -17,14 +18,9 @@ export interface Adoption {
   /** Where to write it. */
   readonly partial: string
   /** When it is written. Errors: `ImageError` for what is no image, SystemError. `abort` is still to be called then. */
-  finish(made: Omit<Made, 'at'>, qemu: string | null): Promise<AdoptedImage>
+  finish(made: Omit<Made, 'at'>, qemu: string | null): Promise<WrittenImage>
   /** Removes what was written. Idempotent; nothing after `finish`. */
   abort(): void
-}
-
-export interface AdoptedImage extends WrittenImage {
-  readonly machine: string
-  readonly memoryBytes: number
 }
 
 /** @throws UsageError when the file exists or its directory cannot be used. */
@@ -52,7 +48,7 @@ export function adoptImage(path: string, { replace = false } = {}): Adoption {
   }
 }
 
-async function adopt(image: Image, path: string, made: Made, qemu: string | null): Promise<AdoptedImage> {
+async function adopt(image: Image, path: string, made: Made, qemu: string | null): Promise<WrittenImage> {
   const file = { path: image.path, fd: image.fd, bytes: fstatSync(image.fd).size }
   const blocks: SidecarBlock[] = []
   for (const block of image.blocks) {
@@ -70,7 +66,7 @@ async function adopt(image: Image, path: string, made: Made, qemu: string | null
     })
   }
   const { machine } = image
-  const metadataCrc32 = checksumDigits(metadataChecksum(file, 0, image.blocks))
+  const metadataCrc32 = checksumDigits(metadataChecksum(file, 0, readLayout(file).blocks))
   const sidecar = encodeSidecar({ machine, qemu, made, fileBytes: file.bytes, metadataCrc32, blocks })
   onFile('fsync', image.path, () => fsyncSync(image.fd))
   writeSidecar(path, sidecar)

@@ -53,9 +53,9 @@ for (const [field, change] of Object.entries(WRONG)) {
   })
 }
 
-test('text that is no JSON is refused where it breaks', () => {
+test('text that is no JSON is refused', () => {
   const text = encodeSidecar(FIELDS).replace('"qemu":', '"qemu"!')
-  assert.throws(() => parseSidecar(text, 'x'), { code: 'IMAGE', offset: text.indexOf('!') })
+  assert.throws(() => parseSidecar(text, 'x'), /sidecar is not JSON/)
 })
 
 test('a newer version is refused', () => {

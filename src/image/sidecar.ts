@@ -138,7 +138,7 @@ const SIDECAR: Fields = {
   sidecarCrc32: digits(1),
 }
 
-/** @throws ImageError naming the field, `blocks[2].length`; its offset is that of a fault of the JSON, or 0. */
+/** @throws ImageError naming the field, as `blocks[2].length`; its offset is always 0. */
 export function parseSidecar(json: string, path: string): Sidecar {
   const refuse = (where: string, expected: string, got: unknown): never => {
     const short = JSON.stringify(got)?.slice(0, 60) ?? 'nothing'
@@ -161,12 +161,7 @@ export function parseSidecar(json: string, path: string): Sidecar {
   try {
     value = JSON.parse(json)
   } catch (error) {
-    const { message } = error as Error
-    throw new ImageError(
-      `sidecar is not JSON: ${message}`,
-      path,
-      Number(/position (\d+)/.exec(message)?.[1] ?? 0),
-    )
+    throw new ImageError(`sidecar is not JSON: ${(error as Error).message}`, path, 0)
   }
   check(value, '', SIDECAR)
   const { sidecarCrc32, ...sidecar } = value as Sidecar & { sidecarCrc32: string }

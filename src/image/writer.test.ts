@@ -94,7 +94,7 @@ test('an image holds what was written last, and verifies', { timeout: 60_000 }, 
       assert.equal(written.presentPages, count)
       assert.equal(statSync(path).size, written.fileBytes)
     }),
-    { numRuns: 40 },
+    { numRuns: 20 },
   )
 })
 

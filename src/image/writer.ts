@@ -53,6 +53,9 @@ export interface FinishOptions {
 
 export interface WrittenImage {
   readonly path: string
+  readonly machine: string
+  /** Sum of all RAM blocks, bytes. */
+  readonly memoryBytes: number
   readonly fileBytes: number
   /** Space that the file takes on disk, bytes. */
   readonly diskBytes: number
@@ -153,6 +156,8 @@ export function createImageWriter(path: string, options: ImageWriterOptions): Im
       publish(path)
       return {
         path,
+        machine: configuration.machine,
+        memoryBytes: blocks.reduce((sum, { length }) => sum + length, 0),
         fileBytes,
         diskBytes,
         presentPages: blocks.reduce((sum, { present }) => sum + present.count(), 0),

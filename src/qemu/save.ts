@@ -2,7 +2,7 @@
 // back. Main thread. Nothing is stopped before all is known to be right; after a failure the guest goes on as it was.
 
 import { setTimeout as sleep } from 'node:timers/promises'
-import { GuestError, UsageError } from '../errors.js'
+import { GuestError } from '../errors.js'
 import { type MigrationInfo, queryMigration, setMigrationCapabilities } from './migration.js'
 import type { Qmp } from './qmp.js'
 
@@ -49,36 +49,38 @@ export interface SavedState {
 
 /** What QEMU is like, as far as it has to do with saving. */
 export interface SaveSettings {
+  /** Run state of the guest: `running`, `paused`, … */
+  readonly runState: string
   readonly capabilities: Readonly<Record<string, boolean>>
   readonly parameters: Readonly<Record<string, unknown>>
 }
 
-/** @throws UsageError that says what is in the way; nothing has been changed then. */
+/** @throws GuestError that says what is in the way; nothing has been changed then. */
 export async function checkSaveable(qmp: Qmp, { mappedRam = false } = {}): Promise<SaveSettings> {
-  const { status } = await qmp.execute<{ status: string }>('query-status')
+  const status = await runStateOf(qmp)
   if (status === 'postmigrate')
-    throw new UsageError('this QEMU has been saved or migrated already: its guest has gone on elsewhere')
-  if (status === 'inmigrate') throw new UsageError('this QEMU still waits for a guest that migrates to it')
+    throw new GuestError('this QEMU has been saved or migrated already: its guest has gone on elsewhere')
+  if (status === 'inmigrate') throw new GuestError('this QEMU still waits for a guest that migrates to it')
   const migration = await queryMigration(qmp)
   const running = migration.status ?? 'none'
   if (!['none', 'completed', 'cancelled', 'failed'].includes(running))
-    throw new UsageError(`this QEMU is migrating already (${running})`)
+    throw new GuestError(`this QEMU is migrating already (${running})`)
   const [blocked] = migration['blocked-reasons'] ?? []
-  if (blocked !== undefined) throw new UsageError(`this guest cannot be saved: ${blocked}`)
+  if (blocked !== undefined) throw new GuestError(`this guest cannot be saved: ${blocked}`)
   const listed = await qmp.execute<{ capability: string; state: boolean }[]>('query-migrate-capabilities')
   const capabilities = Object.fromEntries(listed.map(({ capability, state }) => [capability, state]))
   for (const [name, why] of Object.entries(REFUSED)) {
     if (capabilities[name] === true)
-      throw new UsageError(
+      throw new GuestError(
         `the migration capability "${name}" is on in this QEMU, and cannot be taken: ${why}. Switch it off`,
       )
   }
   if (mappedRam && capabilities['mapped-ram'] === undefined)
-    throw new UsageError(`QEMU ${qmp.version.major}.${qmp.version.minor} cannot write images itself: 9.0 can`)
+    throw new GuestError(`QEMU ${qmp.version.major}.${qmp.version.minor} cannot write images itself: 9.0 can`)
   const parameters = await qmp.execute<Record<string, unknown>>('query-migrate-parameters')
   if (typeof parameters['tls-creds'] === 'string' && parameters['tls-creds'] !== '')
-    throw new UsageError('this QEMU encrypts its migrations (parameter tls-creds), which cannot be taken')
-  return { capabilities, parameters }
+    throw new GuestError('this QEMU encrypts its migrations (parameter tls-creds), which cannot be taken')
+  return { runState: status, capabilities, parameters }
 }
 
 /** What has to be other than it is. */
@@ -98,7 +100,7 @@ function changes(settings: SaveSettings, { mappedRam = false, downtimeLimitMs }:
 }
 
 /**
- * Migrates, and resolves when QEMU has nothing more to do; its guest is stopped then. On any rejection the guest goes on.
+ * Migrates, and resolves when QEMU has nothing more to do; its guest is stopped then. On a rejection it goes on, unless QMP is lost.
  * Rejects with `GuestError` in QEMU's words, `QmpError`, `ChannelError` when QMP is lost, or the reason of `signal`.
  */
 export async function saveGuest(qmp: Qmp, settings: SaveSettings, options: SaveOptions): Promise<SavedState> {
@@ -181,11 +183,23 @@ function raiseDowntimeLimit(qmp: Qmp, first: number): (info: MigrationInfo) => P
   }
 }
 
-/** The guest runs on, or does again: after a failure it may take QEMU a moment. Resolves with its run state. */
 export async function runStateOf(qmp: Qmp): Promise<string> {
-  for (let attempt = 0; ; attempt++) {
-    const { status } = await qmp.execute<{ status: string }>('query-status')
-    if (status !== 'finish-migrate' || attempt === 100) return status
-    await sleep(POLL_MS)
+  return (await qmp.execute<{ status: string }>('query-status')).status
+}
+
+/** How long QEMU may take to start its guest again after a failure, ms. */
+const RESTART_MS = 5000
+
+/** After a failure: sees to it that the guest is in the state in which it was. Only when it is nowhere else. */
+export async function goOn(qmp: Qmp, before: string): Promise<void> {
+  const endMs = performance.now() + RESTART_MS
+  for (let told = false; ; await sleep(POLL_MS)) {
+    const now = await runStateOf(qmp)
+    if (now === before) return
+    if (now === 'postmigrate' && before === 'running' && !told) {
+      told = true
+      await qmp.execute('cont')
+    }
+    if (performance.now() > endMs) throw new GuestError(`the guest was "${before}", and is "${now}" now`)
   }
 }

@@ -23,8 +23,8 @@ const ROM: TestGuestOptions = {
 const LETTERS = 'abcdefghijklmnopqrstuvwxyz'
 const TIMEOUT_MS = 60_000
 
-async function startRom(version: string): Promise<Qemu> {
-  const source = await startTestGuest(findQemu(version)!, ROM)
+async function startRom(version: string, machine = 'pc-i440fx-7.2'): Promise<Qemu> {
+  const source = await startTestGuest(findQemu(version)!, { ...ROM, machine })
   await source.waitForOutput(/abc/)
   return source
 }
@@ -59,15 +59,23 @@ async function saveInPasses(source: Qemu, uri: string): Promise<void> {
   await waitForMigration(source.qmp, ['completed'])
 }
 
-for (const version of ['7.2', '10.0']) {
-  const qemus = [version, '10.0']
-  const options = { skip: skipReason({ qemus }), timeout: TIMEOUT_MS }
+const LOADED_BY_QEMU = [
+  ['7.2', 'pc-i440fx-7.2'],
+  ['7.2', 'pc-q35-7.2'],
+  ['10.0', 'pc-i440fx-7.2'],
+  ['10.0', 'pc-q35-10.0'],
+  ['10.0', 'microvm'],
+] as const
 
-  test(`a stream of QEMU ${version} becomes an image that QEMU 10.0 loads`, options, async (t) => {
+for (const [version, machine] of LOADED_BY_QEMU) {
+  const options = { skip: skipReason({ qemus: [version, '10.0'] }), timeout: TIMEOUT_MS }
+  const what = `a stream of QEMU ${version} (${machine})`
+
+  test(`${what} becomes an image that QEMU 10.0 loads`, options, async (t) => {
     const directory = temporaryDirectory(t)
     const saved = join(directory, 'saved')
     const path = join(directory, 'vm.img')
-    const source = await startRom(version)
+    const source = await startRom(version, machine)
     t.after(source.kill)
     await source.qmp.execute('stop')
     await save(source, `exec:cat > ${saved}`)
@@ -78,10 +86,10 @@ for (const version of ['7.2', '10.0']) {
     const image = openImage(path, { requireSidecar: true })
     t.after(image.close)
     for (const _ of image.verify());
-    assert.equal(image.machine, 'pc-i440fx-7.2')
-    assert.deepEqual(ramOf(image, 'pc.ram').subarray(1 * MiB), ram)
+    assert.equal(image.machine, machine)
+    assert.deepEqual(ramOf(image, image.blocks[0]!.name).subarray(1 * MiB), ram)
 
-    const destination = await loadImage(path, ROM)
+    const destination = await loadImage(path, { ...ROM, machine })
     t.after(destination.kill)
     assert.deepEqual(await pmemsave(destination, 1 * MiB, (RAM_MIB - 1) * MiB), ram)
     await destination.qmp.execute('cont')
@@ -89,6 +97,10 @@ for (const version of ['7.2', '10.0']) {
     const [first] = await destination.waitForOutput(/./)
     assert.equal(first[0], next)
   })
+}
+
+for (const version of ['7.2', '10.0']) {
+  const options = { skip: skipReason({ qemus: [version] }), timeout: TIMEOUT_MS }
 
   test(`XBZRLE deltas of QEMU ${version} are applied`, options, async (t) => {
     const directory = temporaryDirectory(t)
@@ -129,22 +141,33 @@ test('compressed pages of QEMU 7.2 are inflated', {
 
 const ten = { skip: skipReason({ qemus: ['10.0'] }), timeout: TIMEOUT_MS }
 
-test('an image that QEMU 10.0 wrote opens without a sidecar, at an offset too', ten, async (t) => {
-  const directory = temporaryDirectory(t)
-  const path = join(directory, 'vm.img')
-  const source = await startRom('10.0')
-  t.after(source.kill)
-  const offset = 0x20_0000
-  await save(source, `file:${path},offset=${offset}`, ['mapped-ram'])
-  const ram = await pmemsave(source, 1 * MiB, (RAM_MIB - 1) * MiB)
-  const image = openImage(path, { offset })
-  t.after(image.close)
-  assert.equal(image.sidecar, undefined)
-  assert.deepEqual(ramOf(image, 'pc.ram').subarray(1 * MiB), ram)
-  assert.ok(image.sections.some(({ idstr }) => idstr === 'serial'))
-  assert.throws(() => openImage(path), { code: 'IMAGE', offset: 0 })
-  assert.throws(() => openImage(path, { offset, requireSidecar: true }), /sidecar is missing/)
-})
+const WRITTEN_BY_QEMU: readonly { machine: string; offset: number; capabilities: readonly string[] }[] = [
+  { machine: 'pc-i440fx-7.2', offset: 0x20_0000, capabilities: ['mapped-ram'] },
+  { machine: 'pc-q35-10.0', offset: 0, capabilities: ['mapped-ram', 'multifd'] },
+  { machine: 'microvm', offset: 0, capabilities: ['mapped-ram'] },
+]
+
+for (const { machine, offset, capabilities } of WRITTEN_BY_QEMU) {
+  const how = `${machine}, ${capabilities.join(' and ')}, offset ${offset}`
+  test(`an image that QEMU 10.0 wrote opens without a sidecar: ${how}`, ten, async (t) => {
+    const path = join(temporaryDirectory(t), 'vm.img')
+    const source = await startTestGuest(findQemu('10.0')!, { ...ROM, machine })
+    t.after(source.kill)
+    await source.waitForOutput(/abc/)
+    await save(source, `file:${path},offset=${offset}`, capabilities)
+    const ram = await pmemsave(source, 1 * MiB, (RAM_MIB - 1) * MiB)
+    const image = openImage(path, { offset })
+    t.after(image.close)
+    assert.equal(image.machine, machine)
+    assert.equal(image.sidecar, undefined)
+    const name = image.blocks[0]!.name
+    assert.match(name, /^(pc|microvm)\.ram$/)
+    assert.deepEqual(ramOf(image, name).subarray(1 * MiB), ram)
+    assert.ok(image.sections.some(({ idstr }) => idstr === 'serial'))
+    assert.throws(() => openImage(path, { offset, requireSidecar: true }), /sidecar is missing/)
+    if (offset > 0) assert.throws(() => openImage(path), { code: 'IMAGE', offset: 0 })
+  })
+}
 
 test('Linux goes on from an image in QEMU 10.0', {
   skip: skipReason({ qemus: ['10.0'], linuxGuest: true }),

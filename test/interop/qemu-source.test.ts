@@ -23,7 +23,12 @@ interface Case {
 const CASES: readonly Case[] = [
   { name: 'at once', ramMiB: 64, guest: 'rom' },
   { name: 'in the middle of precopy', ramMiB: 64, guest: 'rom', precopyBandwidth: 20 * MiB },
-  { name: 'a Linux guest, in the middle of precopy', ramMiB: 256, guest: 'linux', precopyBandwidth: 30 * MiB },
+  {
+    name: 'a Linux guest, in the middle of precopy',
+    ramMiB: 256,
+    guest: 'linux',
+    precopyBandwidth: 30 * MiB,
+  },
   {
     name: 'with xbzrle-compressed pages before the switch',
     ramMiB: 64,

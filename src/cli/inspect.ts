@@ -1,0 +1,90 @@
+// `farfault inspect`: what is in an image or a saved stream. Main thread.
+
+import { type InspectedBlock, type InspectReport, inspectFile } from '../index.js'
+import type { INSPECT_OPTIONS } from './commands.js'
+import { EXIT, type ExitCode } from './exit-codes.js'
+import type { Operands, Values } from './options.js'
+import { createProgressLine } from './progress-line.js'
+import { bytes, counted, number } from './text.js'
+
+export async function inspectCommand(values: Values<typeof INSPECT_OPTIONS> & Operands): Promise<ExitCode> {
+  const line = createProgressLine(true)
+  const report = inspectFile(values.operands[0]!, {
+    verify: values.verify,
+    onProgress: (done) => line.show(() => `${bytes(done)} read`),
+  })
+  line.end()
+  const text = values.json ? JSON.stringify(report, undefined, 2) : describe(report).join('\n')
+  process.stdout.write(`${text}\n`)
+  return EXIT.ok
+}
+
+function describe(report: InspectReport): string[] {
+  const { file, kind, fileBytes, diskBytes, machine, uuid, capabilities, blocks, devices, sidecar } = report
+  const { ramSection, deviceBytes, vmDescriptionBytes, verified } = report
+  const memory = blocks.reduce((sum, { length }) => sum + length, 0)
+  const present = blocks.reduce((sum, { presentPages }) => sum + presentPages, 0)
+  return [
+    `${file}: ${kind === 'image' ? 'image of a parked VM' : 'saved stream'}, ${bytes(fileBytes)}, ${bytes(diskBytes)} on disk`,
+    `  machine       ${machine}${uuid === null ? '' : `, UUID ${uuid}`}`,
+    ...(capabilities.length === 0 ? [] : [`  capabilities  ${capabilities.join(', ')}`]),
+    `  RAM           ${bytes(memory)} in ${counted(blocks.length, 'block')}; ${counted(present, 'page')} with content`,
+    `  RAM sections  ${number(ramSection.sections)}, id ${ramSection.id}, version ${ramSection.version}`,
+    `  devices       ${counted(devices.length, 'section')}, ${bytes(deviceBytes)}`,
+    `  description   ${vmDescriptionBytes === 0 ? 'none' : bytes(vmDescriptionBytes)}`,
+    ...(kind === 'image' ? [`  sidecar       ${describeSidecar(sidecar)}`] : []),
+    ...(verified === null ? [] : [`  verified      ${bytes(verified.bytes)}, all checksums are right`]),
+    '',
+    ...table(
+      ['RAM block', 'length', 'pages', 'present', 'zero', ...(kind === 'stream' ? ['records'] : [])],
+      blocks.map(({ name, length, pages, presentPages, zeroPages, records }) => [
+        name,
+        bytes(length),
+        number(pages),
+        number(presentPages),
+        number(zeroPages),
+        ...(records === undefined ? [] : [describeRecords(records)]),
+      ]),
+    ),
+    '',
+    ...table(
+      ['device', 'instance', 'version', 'id', 'bytes'],
+      devices.map(({ idstr, instance, version, id, bytes: length }) => [
+        idstr,
+        `${instance}`,
+        `${version}`,
+        `${id}`,
+        number(length),
+      ]),
+    ),
+  ]
+}
+
+function describeSidecar(sidecar: InspectReport['sidecar']): string {
+  if (sidecar === null) return 'none: nothing to verify the page data with'
+  const { made, qemu } = sidecar
+  return [
+    `${made.how} by ${made.by} at ${made.at}`,
+    ...(made.from === null ? [] : [`from ${made.from}`]),
+    ...(qemu === null ? [] : [`of QEMU ${qemu}`]),
+  ].join(', ')
+}
+
+const describeRecords = (records: NonNullable<InspectedBlock['records']>): string =>
+  Object.entries(records)
+    .filter(([, count]) => count > 0)
+    .map(([kind, count]) => `${number(count)} ${kind}`)
+    .join(', ')
+
+/** Columns as wide as their widest cell: the first and texts at the left, numbers at the right. */
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const widths = head.map((name, column) =>
+    Math.max(name.length, ...rows.map((row) => (row[column] ?? '').length)),
+  )
+  return [head, ...rows].map((row) =>
+    row
+      .map((cell, column) => (column === 0 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!)))
+      .join('  ')
+      .replace(/^/, '  '),
+  )
+}
