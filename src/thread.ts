@@ -9,7 +9,9 @@ export function startThread(
   workerData: unknown,
   transferList: readonly TransferListItem[] = [],
 ): Worker {
+  const options = { workerData, transferList: [...transferList], name }
   // A program from standard input or --eval has this option, and workers, which are files, refuse it.
-  const execArgv = process.execArgv.filter((option) => !option.startsWith('--input-type'))
-  return new Worker(url, { workerData, transferList: [...transferList], name, execArgv })
+  const isRefused = (option: string): boolean => option.startsWith('--input-type')
+  if (!process.execArgv.some(isRefused)) return new Worker(url, options)
+  return new Worker(url, { ...options, execArgv: process.execArgv.filter((option) => !isRefused(option)) })
 }

@@ -103,6 +103,9 @@ export const RESUME_OPTIONS = {
     'send other pages only when none has been asked for in this time',
   ),
   'max-bandwidth': withDefault('SIZE', size, '0', 'bytes a second for pages nobody asked for; 0 is no limit'),
+  map: flag(
+    'map RAM privately from the image where QEMU can (8.1 or newer): nothing is served, no process stays behind',
+  ),
   'no-verify': flag('do not compare page data with the checksums of the image'),
   preempt: flag("a second connection for pages that are asked for (QEMU's postcopy-preempt)"),
   blocktime: flag('let QEMU measure how long vCPUs wait for pages (query-migrate shows it)'),

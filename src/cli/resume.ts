@@ -55,6 +55,7 @@ async function resumeHere(image: string, values: ResumeValues): Promise<ExitCode
       ...options(values),
       command: values.program,
       blocktime: values.blocktime,
+      map: values.map,
       console: background ? 'ignore' : values.json ? 'ignore' : 'inherit',
       survives: true,
     } satisfies ResumeOptions)
@@ -63,6 +64,7 @@ async function resumeHere(image: string, values: ResumeValues): Promise<ExitCode
     throw error
   }
   const { qemu, source, resumedMs } = resumed
+  if (resumed.notMapped !== undefined) say(`RAM is served, not mapped: ${resumed.notMapped}`)
   say(
     resumedMs === undefined
       ? 'the VM is loaded, and waits for cont'

@@ -92,7 +92,7 @@ function request(block: RamBlock, start: number): void {
   const length = block.pageSize
   try {
     // The source remembers the block: it is named only when it changes.
-    if (block === lastRequested) returnPath.send({ name: 'REQ_PAGES', start, length })
+    if (block === lastRequested) returnPath.requestPages(start, length)
     else returnPath.send({ name: 'REQ_PAGES_ID', start, length, block: block.name })
     lastRequested = block
     stats.requests++

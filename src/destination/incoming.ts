@@ -63,14 +63,14 @@ export interface IncomingParts {
   readonly status: Machine<typeof INCOMING_STATUS>
   readonly postcopy: Machine<typeof POSTCOPY_STATE>
   /** Present once OPEN_RETURN_PATH has come. */
-  openReturnPath(): ReturnPath
+  openReturnPath(): Pick<ReturnPath, 'send'>
   /** Blocks until the main thread has made the guest. */
   prepare(announcement: Announcement): Prepared
 }
 
 export interface Incoming {
   readonly prepared: Prepared | undefined
-  readonly returnPath: ReturnPath | undefined
+  readonly returnPath: Pick<ReturnPath, 'send'> | undefined
   /** CLOCK_REALTIME at which the source stopped the guest, µs; undefined when it did not say. */
   readonly stoppedAtUs: number | undefined
   /** Reads the whole stream. When it returns, RAM is whole and the device state is loaded. */
@@ -84,7 +84,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
   let machine = ''
   let advised: { pageSizeSummary: number } | undefined
   let relock = (): void => {}
-  let returnPath: ReturnPath | undefined
+  let returnPath: Pick<ReturnPath, 'send'> | undefined
   let prepared: Prepared | undefined
   let ramSectionId: number | undefined
   let stoppedAtUs: number | undefined

@@ -8,19 +8,31 @@ import { CELL } from './shared.js'
 export interface ReturnPath {
   /** Blocks until the message is with the kernel. @throws ChannelError when the connection is lost. */
   send(message: ReturnMessage): void
+  /** REQ_PAGES, in a buffer that is made once: a guest thread waits for it. @throws ChannelError */
+  requestPages(start: number, length: number): void
 }
 
 export function createReturnPath(fd: number, cells: Int32Array): ReturnPath {
+  const request = encodeReturnMessage({ name: 'REQ_PAGES', start: 0, length: 0 })
+  const body = new DataView(request.buffer, request.byteOffset + 4, request.length - 4)
+
+  function sendLocked(bytes: Uint8Array, name: ReturnMessage['name']): void {
+    lock(cells)
+    try {
+      sendAll(fd, bytes)
+    } finally {
+      unlock(cells)
+    }
+    trace('migrate_send_rp_message', name)
+  }
+
   return {
-    send(message) {
-      const bytes = encodeReturnMessage(message)
-      lock(cells)
-      try {
-        sendAll(fd, bytes)
-      } finally {
-        unlock(cells)
-      }
-      trace('migrate_send_rp_message', message.name)
+    send: (message) => sendLocked(encodeReturnMessage(message), message.name),
+    requestPages(start, length) {
+      body.setUint32(0, start / 2 ** 32)
+      body.setUint32(4, start) // modulo 2^32: the low half
+      body.setUint32(8, length)
+      sendLocked(request, 'REQ_PAGES')
     },
   }
 }

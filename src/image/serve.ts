@@ -18,6 +18,8 @@ export interface ServeOptions {
   readonly setupTimeoutMs?: number
   /** Send requested pages over a second connection; the destination has the capability `postcopy-preempt` on. */
   readonly preempt?: boolean
+  /** Name of the RAM block that the destination maps from the image itself: then all the rest goes first, by precopy. */
+  readonly mapped?: string
 }
 
 /** What a destination must be to take the VM. */
@@ -34,7 +36,7 @@ export interface ServedImage {
  */
 export function serveImage(path: string, options: ServeOptions = {}): ServedImage {
   const { push = true, quietMs = 10, maxBandwidth = 0, verify = true, setupTimeoutMs = 10_000 } = options
-  const { preempt = false } = options
+  const { preempt = false, mapped } = options
   for (const [name, value] of Object.entries({ quietMs, maxBandwidth, setupTimeoutMs })) {
     if (!Number.isFinite(value) || value < 0)
       throw new UsageError(`${name} must be a number of at least 0, got ${value}`)
@@ -52,11 +54,12 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
       options: {
         configuration,
         ramSectionId,
-        postcopy: 'now',
+        postcopy: mapped === undefined ? 'now' : 'never',
         downtimeLimitMs: 0,
         maxBandwidth: 0,
         maxPostcopyBandwidth: maxBandwidth,
         setupTimeoutMs,
+        skip: mapped === undefined ? [] : [mapped],
         preempt,
         push: { on: push, quietMs },
       },

@@ -84,8 +84,7 @@ export function createStage(fd: number, path: string): Stage {
       target.present.set(page)
     },
     clear(target, page, pages) {
-      const holdsAny = target.present.nextSet(page)
-      if (holdsAny < 0 || holdsAny >= page + pages) return
+      if (!target.present.any(page, page + pages)) return
       // What is staged must not be taken for a whole chunk any more.
       flush()
       target.present.clearRange(page, page + pages)

@@ -88,6 +88,7 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
         return
       }
       parser.feed(bytes.subarray(0, count))
+      if (count < READ_BYTES) return // that was all; poll tells of more
     }
   }
 

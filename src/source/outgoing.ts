@@ -56,6 +56,8 @@ export interface OutgoingOptions {
   readonly maxPostcopyBandwidth: number
   /** How long the destination may take to make RAM ready, ms. */
   readonly setupTimeoutMs: number
+  /** Names of RAM blocks whose pages the destination has already: they are announced, and nothing of them is sent. */
+  readonly skip: readonly string[]
   /** A second connection for requested pages (QEMU's postcopy-preempt); the destination must expect it. */
   readonly preempt: boolean
   /** After the switch, what is pushed without being asked for. */

@@ -16,10 +16,14 @@ export type PrecopyOutcome =
 const PAGES_PER_LOOK = 64
 
 export function runPrecopy(o: Outgoing): PrecopyOutcome {
-  for (const [i, block] of o.blocks.entries()) o.dirty[i]!.setRange(0, block.pages)
+  const sent = o.blocks.filter(({ name }) => !o.options.skip.includes(name))
+  for (const block of sent) o.dirty[block.index]!.setRange(0, block.pages)
   o.origin.begin(o.populated)
-  if (!o.origin.pushZeroPages)
-    for (const [i, bitmap] of o.background.entries()) merge(bitmap, o.populated[i]!)
+  if (!o.origin.pushZeroPages) {
+    // Only postcopy can leave zero pages out: it begins with RAM that is empty.
+    const pages = o.options.postcopy === 'never' ? o.dirty : o.populated
+    for (const { index } of sent) merge(o.background[index]!, pages[index]!)
+  }
   if (o.options.postcopy === 'now') return { finish: 'postcopy', reason: 'at once' }
   const passes: PassResult[] = []
   for (;;) {

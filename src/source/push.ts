@@ -12,8 +12,8 @@ import { type Outgoing, PING, remainingBytes, sendPick } from './outgoing.js'
 export function pushRemaining(o: Outgoing): void {
   let chunk = PING.chunks as number
   const left = remainingBytes(o) + pagesSent(o) * TARGET_PAGE_BYTES
+  o.link.pump(0)
   for (;;) {
-    o.link.pump(0)
     serveRequests(o)
     report(o, left)
     if (!o.order.anyScanned()) break
@@ -25,6 +25,7 @@ export function pushRemaining(o: Outgoing): void {
       o.sender.control(encodeCommand({ name: 'PING', value: chunk }))
       o.window.sent(chunk++, bytes, monotonicUs())
       o.sender.flush()
+      o.link.pump(0)
     } else {
       o.link.pump(pauseMs > 0 ? pauseMs : -1)
     }

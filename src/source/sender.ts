@@ -16,6 +16,7 @@ import { encodeFooter, encodeSectionEnd, encodeSectionPart } from '../wire/secti
 const STAGING_BYTES = 256 * 1024
 /** Word, name and fill byte of the longest header. */
 const HEADER_BYTES_MAX = 8 + 1 + 255 + 1
+const SHORT_BYTES_MAX = 32
 const IOVEC_BYTES = 16
 const IOVECS = LIMITS.sendPairsMax * 2
 
@@ -114,6 +115,19 @@ export function createSender(fd: number, ramSectionId: number | undefined, whenF
   }
 
   function append(record: Uint8Array): void {
+    if (record.length <= SHORT_BYTES_MAX) appendShort(record)
+    else appendLong(record)
+    bytes += record.length
+  }
+
+  /** What stands around every page: cheaper byte by byte than through a view. */
+  function appendShort(record: Uint8Array): void {
+    room(record.length)
+    for (let i = 0; i < record.length; i++) stage[staged + i] = record[i]!
+    staged += record.length
+  }
+
+  function appendLong(record: Uint8Array): void {
     for (let at = 0; at < record.length; ) {
       room(Math.min(record.length - at, STAGING_BYTES))
       const part = record.subarray(at, at + STAGING_BYTES - staged)
@@ -121,7 +135,6 @@ export function createSender(fd: number, ramSectionId: number | undefined, whenF
       staged += part.length
       at += part.length
     }
-    bytes += record.length
   }
 
   function header(block: RamBlock, page: number, kind: number): void {

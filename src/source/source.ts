@@ -61,6 +61,7 @@ function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOpt
     maxBandwidth,
     maxPostcopyBandwidth,
     setupTimeoutMs,
+    skip: [],
     preempt: false,
     push: { on: true, quietMs: 0 },
   }

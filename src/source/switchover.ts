@@ -28,8 +28,12 @@ export function switchToPostcopy(o: Outgoing, reason: SwitchReason): Moment {
 
   const { devices, stoppedAt } = o.origin.stopAndSave()
   o.status.step('switchover')
-  syncDirty(o, false)
-  sendDiscards(o, discarded)
+  // Where all pages are dirty and discarded anyway, what was written last tells only which are zero: that can wait.
+  const later = discarded.every((bitmap) => bitmap.nextClear(0) === bitmap.length)
+  if (!later) {
+    syncDirty(o, false)
+    sendDiscards(o, discarded)
+  }
   o.sender.control(encodeCommand({ name: 'PING', value: PING.discarded }))
   const state = o.origin.saysStopTime ? [encodeStopTime(stoppedAt.realtimeUs), devices] : [devices]
   const content = encodePackage({ devices: Buffer.concat(state), ping: PING.loaded })
@@ -42,6 +46,7 @@ export function switchToPostcopy(o: Outgoing, reason: SwitchReason): Moment {
   o.order.rewind()
   o.sender.flush()
   o.status.step('packageSent')
+  if (later) syncDirty(o, false)
   return stoppedAt
 }
 
@@ -75,7 +80,7 @@ export function completePrecopy(o: Outgoing): Moment {
   o.sender.endSection(() => {
     while (o.order.nextScanned()) sendPick(o)
   })
-  o.sender.control(encodeStopTime(stoppedAt.realtimeUs))
+  if (o.origin.saysStopTime) o.sender.control(encodeStopTime(stoppedAt.realtimeUs))
   o.sender.control(devices)
   // With the last byte of the stream the destination may run the guest.
   o.committed = true

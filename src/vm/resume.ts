@@ -10,13 +10,16 @@ import { type LaunchOptions, launchQemu, type Qemu, type QemuExit } from '../qem
 import { setMigrationCapabilities } from '../qemu/migration.js'
 import type { SourceReport } from '../source/report.js'
 import type { Source } from '../source/start-source.js'
+import { planMapping } from './map.js'
 import { explainRefusal } from './refusals.js'
 
-export interface ResumeOptions extends ServeOptions {
+export interface ResumeOptions extends Omit<ServeOptions, 'mapped'> {
   /** Program and arguments, as at the save: the machine must be the same. `-incoming defer` and a QMP socket are added. */
   readonly command: readonly string[]
   /** Let QEMU measure how long each vCPU waits for pages: `query-migrate` says. */
   readonly blocktime?: boolean
+  /** Map the machine's RAM from the image instead of serving it, where that is possible; see map.ts. */
+  readonly map?: boolean
   readonly console?: NonNullable<LaunchOptions['console']>
   /** QEMU may outlive this process. Before all RAM is in that does it no good. */
   readonly survives?: boolean
@@ -27,6 +30,8 @@ export interface Resumed {
   readonly source: Source
   /** From `migrate-incoming` to QEMU's RESUME event, ms. Undefined with `-S`: then it waits for `cont`. */
   readonly resumedMs: number | undefined
+  /** Why `map` was asked for in vain. */
+  readonly notMapped?: string
   /** All RAM is in (or, without push, the VM has ended). Look at `ok`. */
   readonly done: Promise<SourceReport & { readonly cause?: Error }>
 }
@@ -42,18 +47,25 @@ const LOAD_TIMEOUT_MS = 30_000
 export async function resume(imagePath: string, options: ResumeOptions): Promise<Resumed> {
   const [path, ...args] = options.command
   if (path === undefined) throw new UsageError('a QEMU to run is missing')
-  const { machine, source } = serveImage(imagePath, options)
+  const plan = options.map === true ? await planMapping(imagePath, options.command) : undefined
+  const mapped = plan !== undefined && 'block' in plan ? plan : undefined
+  const serve = mapped === undefined ? options : { ...options, preempt: false, mapped: mapped.block }
+  const { machine, source } = serveImage(imagePath, serve)
   let qemu: Qemu | undefined
   try {
     qemu = await launchQemu({
       path,
-      args: [...args, '-incoming', 'defer'],
+      args: [...args, ...(mapped?.args ?? []), '-incoming', 'defer'],
       console: options.console ?? 'inherit',
       survives: options.survives ?? false,
     })
-    await setMigrationCapabilities(qemu.qmp, capabilitiesFor(options))
+    await setMigrationCapabilities(
+      qemu.qmp,
+      mapped === undefined ? capabilitiesFor(options) : { events: true },
+    )
     await source.ready
-    return await hand(qemu, source, args.includes('-S'))
+    const resumed = await hand(qemu, source, args.includes('-S'))
+    return plan !== undefined && 'reason' in plan ? { ...resumed, notMapped: plan.reason } : resumed
   } catch (error) {
     source.cancel()
     const exit = await qemu?.kill()

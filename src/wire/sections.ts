@@ -199,6 +199,8 @@ export function readRecordType(reader: StreamReader): RecordType {
 export function readSectionHeader(reader: StreamReader, type: 'SECTION_START' | 'SECTION_FULL'): NamedSection
 export function readSectionHeader(reader: StreamReader, type: 'SECTION_PART' | 'SECTION_END'): SectionId
 export function readSectionHeader(reader: StreamReader, type: RecordType): NamedSection | SectionId {
+  // Around every page that a guest waits for: no codec, no text made.
+  if (type === 'SECTION_PART') return { id: reader.u32('SECTION_PART') }
   const named = type === 'SECTION_START' || type === 'SECTION_FULL'
   return named ? reader.read(namedHeader, `${type} header`) : reader.read(idHeader, `${type} header`)
 }

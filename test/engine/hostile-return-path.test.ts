@@ -42,6 +42,7 @@ const options: OutgoingOptions = {
   maxBandwidth: 0,
   maxPostcopyBandwidth: 0,
   setupTimeoutMs: 1000,
+  skip: [],
   preempt: false,
   push: { on: true, quietMs: 0 },
 }
