@@ -183,7 +183,7 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     load: async () => (await import('./migrate.js')).migrateCommand,
   }),
   resume: command({
-    summary: 'bring a parked QEMU virtual machine to life, in milliseconds, whatever the size of its RAM',
+    summary: 'bring a parked QEMU virtual machine to life in milliseconds',
     operands: ['IMAGE'],
     program: true,
     options: RESUME_OPTIONS,

@@ -31,10 +31,8 @@ export function createProgressLine(json: boolean): ProgressLine {
   }
 }
 
-export interface Rate {
-  /** Units a second over the last second or so; 0 before that can be said. */
-  (value: number): number
-}
+/** Units a second over the last second or so; 0 before that can be said. */
+export type Rate = (value: number) => number
 
 const RATE_WINDOW_MS = 1000
 

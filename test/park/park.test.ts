@@ -188,5 +188,5 @@ test('a saved stream becomes an image on the command line, and is inspected', {
   rmSync(saved)
   const inspect = farfault('inspect', vm.image, '--verify')
   assert.deepEqual(await inspect.ended, { code: 0, signal: null })
-  assert.match(inspect.out, /pc-i440fx-7\.2[^]*pc\.ram[^]*globalstate/)
+  assert.match(inspect.out, /pc-i440fx-7\.2[\s\S]*pc\.ram[\s\S]*globalstate/)
 })
