@@ -1,15 +1,14 @@
 // Makes an image of ours of a mapped-ram file that QEMU has written itself: checksums, the sidecar, on disk, its name.
 // Runs on the thread of the caller, and lets its event loop have a turn between strides.
 
-import { existsSync, fstatSync, fsyncSync, rmSync } from 'node:fs'
+import { fstatSync, fsyncSync, rmSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { UsageError } from '../errors.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { checksumBlock, checksumDigits, chunksIn, metadataChecksum } from './checksums.js'
 import { onFile } from './file.js'
 import { type Image, openImage } from './image.js'
 import { readLayout } from './layout.js'
-import { partialPath, publish, removeRemnants, writeSidecar } from './publish.js'
+import { assertCanWrite, partialPath, publish, removeRemnants, writeSidecar } from './publish.js'
 import { encodeSidecar, type Made, type SidecarBlock } from './sidecar.js'
 import type { WrittenImage } from './writer.js'
 
@@ -25,7 +24,7 @@ export interface Adoption {
 
 /** @throws UsageError when the file exists or its directory cannot be used. */
 export function adoptImage(path: string, { replace = false } = {}): Adoption {
-  if (!replace && existsSync(path)) throw new UsageError(`${path} exists`)
+  assertCanWrite(path, replace)
   removeRemnants(path)
   const partial = partialPath(path)
   let open = true

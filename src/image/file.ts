@@ -1,7 +1,7 @@
 // Files of the image: opening, exact reads, readers of a part, and errors that name the file and the place.
 // Synchronous; on whichever thread opens, writes or looks into an image.
 
-import { closeSync, fsyncSync, openSync, readSync } from 'node:fs'
+import { closeSync, fsyncSync, openSync, readSync, writeSync } from 'node:fs'
 import { FarfaultError, ImageError, ProtocolError, SystemError, UsageError } from '../errors.js'
 import { createStreamReader, type StreamReader } from '../wire/reader.js'
 
@@ -50,6 +50,14 @@ export function readExactly(file: OpenFile, target: Uint8Array, offset: number, 
     )
     if (got === 0) throw new ImageError(`the file ends inside ${what}`, file.path, offset + done)
     done += got
+  }
+}
+
+/** @throws SystemError, `ENOSPC` when the disk is full. */
+export function writeExactly(fd: number, path: string, bytes: Uint8Array, offset: number): void {
+  for (let done = 0; done < bytes.length; ) {
+    const at = done
+    done += onFile('write', path, () => writeSync(fd, bytes, at, bytes.length - at, offset + at))
   }
 }
 

@@ -1,7 +1,6 @@
 // Parks a VM that a source migrates to us: its whole state becomes an image. Main thread; the park thread does the work.
 
-import { existsSync } from 'node:fs'
-import { CancelledError, errorFromMessage, UsageError } from '../errors.js'
+import { CancelledError, errorFromMessage } from '../errors.js'
 import { beforeExit } from '../exit-hook.js'
 import { closeFd, listenOn, parseUri, shutdownChannel } from '../os/channel.js'
 import { createWake } from '../os/wake.js'
@@ -9,6 +8,7 @@ import { createStats, type Stats, statsBytes } from '../stats.js'
 import { startThread } from '../thread.js'
 import { PARK_STATS, type ParkReport, type ParkStat } from './park-report.js'
 import type { ParkThreadData, ParkThreadMessage } from './park-thread.js'
+import { assertCanWrite } from './publish.js'
 
 export interface ParkOptions {
   /** Where a source connects: `tcp:HOST:PORT` (port 0: any), `unix:PATH` or `fd:N`. */
@@ -37,7 +37,7 @@ export interface Parking {
 /** Listens at once, for one source. @throws UsageError, ChannelError */
 export function parkFrom(options: ParkOptions): Parking {
   const { path, replace = false, by = 'farfault', qemu = null } = options
-  if (!replace && existsSync(path)) throw new UsageError(`${path} exists`)
+  assertCanWrite(path, replace)
   const listener = listenOn(options.listen)
   const wake = createWake()
   const statsMemory = new SharedArrayBuffer(statsBytes(PARK_STATS))

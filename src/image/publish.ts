@@ -2,7 +2,9 @@
 // writes the image.
 
 import {
+  accessSync,
   closeSync,
+  constants,
   existsSync,
   fsyncSync,
   openSync,
@@ -12,9 +14,15 @@ import {
   unlinkSync,
 } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
-import { onFile, syncDirectory } from './file.js'
+import { UsageError } from '../errors.js'
+import { onFile, syncDirectory, writeExactly } from './file.js'
 import { sidecarPath } from './sidecar.js'
-import { writeExactly } from './stage.js'
+
+/** Before anything is stopped for it. @throws UsageError when the file exists or its directory cannot be written to. */
+export function assertCanWrite(path: string, replace: boolean): void {
+  if (!replace && existsSync(path)) throw new UsageError(`${path} exists`)
+  onFile('write to', dirname(path), () => accessSync(dirname(path), constants.W_OK | constants.X_OK))
+}
 
 const PARTIAL = '.partial'
 

@@ -2,13 +2,13 @@
 // thread that writes the image. It also keeps the checksums of chunks that passed through whole, so that in the end only
 // the others are read again.
 
-import { readSync, writeSync } from 'node:fs'
-import { crc32 } from 'node:zlib'
+import { readSync } from 'node:fs'
 import { type Bitmap, createBitmap, difference, eachRun } from '../ram/bitmap.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import type { MappedRamBlock } from '../wire/mapped-ram.js'
-import { CHUNK_BYTES, CHUNK_PAGES, chunksIn } from './checksums.js'
+import { CHUNK_PAGES, chunksIn } from './checksums.js'
 import { onFile } from './file.js'
+import { createStore, SLOT_PAGES } from './store.js'
 
 /** A block whose pages are being written. */
 export interface PagesInWriting extends MappedRamBlock {
@@ -39,52 +39,53 @@ export interface Stage {
   /** Pages that are zero from now on. */
   clear(block: PagesInWriting, page: number, pages: number): void
   read(block: PagesInWriting, page: number, into: Uint8Array): void
+  /** All is in the file when it returns. */
   flush(): void
+  /** Nothing is written any more when it returns. Idempotent. */
+  close(): void
 }
 
-const STAGE_PAGES = 256
+/** RAM from which on the pages are written by a thread of its own, bytes: starting one takes as long as writing so much. */
+const THREAD_BYTES_MIN = 64 * 1024 * 1024
 
-export function createStage(fd: number, path: string): Stage {
-  const bytes = new Uint8Array(STAGE_PAGES * TARGET_PAGE_BYTES)
+/** `memoryBytes`: of all blocks. */
+export function createStage(fd: number, path: string, memoryBytes: number): Stage {
+  const store = createStore(fd, path, memoryBytes >= THREAD_BYTES_MIN)
   let block: PagesInWriting | undefined
   let first = 0
   let count = 0
 
-  function flush(): void {
+  function handOver(): void {
     if (block === undefined || count === 0) return
-    writeExactly(fd, path, bytes.subarray(0, count * TARGET_PAGE_BYTES), place(block, first))
-    block.written.setRange(first, first + count)
-    checksumWholeChunks(block)
+    const run = { block, first, count }
+    const chunk = Math.ceil(first / CHUNK_PAGES)
+    const chunkAt = (chunk * CHUNK_PAGES - first) * TARGET_PAGE_BYTES
     count = 0
+    block.written.setRange(first, first + run.count)
+    store.put(place(block, first), run.count * TARGET_PAGE_BYTES, chunkAt, (checksums) =>
+      keepChecksums(run, checksums),
+    )
   }
 
-  function checksumWholeChunks({ known, checksums }: PagesInWriting): void {
-    const end = first + count
-    for (let chunk = Math.floor(first / CHUNK_PAGES); chunk * CHUNK_PAGES < end; chunk++) {
-      const at = chunk * CHUNK_PAGES - first
-      if (at < 0 || at + CHUNK_PAGES > count) {
-        known.clear(chunk)
-        continue
-      }
-      const start = at * TARGET_PAGE_BYTES
-      checksums[chunk] = crc32(bytes.subarray(start, start + CHUNK_BYTES))
-      known.set(chunk)
-    }
+  function flush(): void {
+    handOver()
+    store.drain()
   }
 
   return {
     write(target, page, source, at) {
-      if (block !== target || page !== first + count || count === STAGE_PAGES) {
-        flush()
+      if (block !== target || page !== first + count || count === SLOT_PAGES) {
+        handOver()
         block = target
         first = page
       }
-      bytes.set(source.subarray(at, at + TARGET_PAGE_BYTES), count * TARGET_PAGE_BYTES)
+      store.slot.set(source.subarray(at, at + TARGET_PAGE_BYTES), count * TARGET_PAGE_BYTES)
       count++
       target.present.set(page)
     },
     clear(target, page, pages) {
-      if (!target.present.any(page, page + pages)) return
+      const holdsAny = target.present.nextSet(page)
+      if (holdsAny < 0 || holdsAny >= page + pages) return
       // What is staged must not be taken for a whole chunk any more.
       flush()
       target.present.clearRange(page, page + pages)
@@ -99,6 +100,28 @@ export function createStage(fd: number, path: string): Stage {
       onFile('read', path, () => readSync(fd, into, 0, TARGET_PAGE_BYTES, place(target, page)))
     },
     flush,
+    close: store.close,
+  }
+}
+
+interface Run {
+  readonly block: PagesInWriting
+  readonly first: number
+  readonly count: number
+}
+
+/** Of chunks that were written whole; of the others it is not known any more what they hold. */
+function keepChecksums({ block, first, count }: Run, calculated: Uint32Array): void {
+  const { known, checksums } = block
+  const end = first + count
+  let next = 0
+  for (let chunk = Math.floor(first / CHUNK_PAGES); chunk * CHUNK_PAGES < end; chunk++) {
+    if (chunk * CHUNK_PAGES >= first && (chunk + 1) * CHUNK_PAGES <= end) {
+      checksums[chunk] = calculated[next++]!
+      known.set(chunk)
+    } else {
+      known.clear(chunk)
+    }
   }
 }
 
@@ -110,12 +133,4 @@ export function eachStaleRun(block: PagesInWriting, punch: (offset: number, leng
   eachRun(difference(block.written, block.present), (start, end) =>
     punch(place(block, start), (end - start) * TARGET_PAGE_BYTES),
   )
-}
-
-/** @throws SystemError, `ENOSPC` when the disk is full. */
-export function writeExactly(fd: number, path: string, bytes: Uint8Array, offset: number): void {
-  for (let done = 0; done < bytes.length; ) {
-    const at = done
-    done += onFile('write', path, () => writeSync(fd, bytes, at, bytes.length - at, offset + at))
-  }
 }

@@ -1,8 +1,7 @@
 // Writes an image: pages straight to their places as they come, everything else at the end. Runs on the thread that
 // receives the pages; all calls block. The file has another name until it is whole and on disk.
 
-import { closeSync, existsSync, fstatSync, fsyncSync, openSync, rmSync } from 'node:fs'
-import { UsageError } from '../errors.js'
+import { closeSync, fstatSync, fsyncSync, openSync, rmSync } from 'node:fs'
 import { punchHole } from '../os/mapping.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { concat } from '../wire/bytes.js'
@@ -25,11 +24,11 @@ import {
   encodeVmDescription,
 } from '../wire/sections.js'
 import { checksumBlock, checksumDigits, chunkMask, metadataChecksum } from './checksums.js'
-import { type OpenFile, onFile } from './file.js'
-import { partialPath, publish, removeRemnants, writeSidecar } from './publish.js'
+import { type OpenFile, onFile, writeExactly } from './file.js'
+import { assertCanWrite, partialPath, publish, removeRemnants, writeSidecar } from './publish.js'
 import { encodeSidecar, type Made, sidecarPath } from './sidecar.js'
 import { describeDevices, splitDevices } from './split-devices.js'
-import { createStage, eachStaleRun, type PagesInWriting, pagesInWriting, writeExactly } from './stage.js'
+import { createStage, eachStaleRun, type PagesInWriting, pagesInWriting } from './stage.js'
 
 export interface ImageWriterOptions {
   /** Of the stream that is stored. Its capabilities give way to those of an image. */
@@ -86,7 +85,7 @@ const ZERO_PAGE = Buffer.alloc(TARGET_PAGE_BYTES)
 /** @throws UsageError when the file exists or its directory cannot be written to. */
 export function createImageWriter(path: string, options: ImageWriterOptions): ImageWriter {
   const { configuration, replace = false } = options
-  if (!replace && existsSync(path)) throw new UsageError(`${path} exists`)
+  assertCanWrite(path, replace)
   removeRemnants(path)
   const partial = partialPath(path)
   const fd = onFile('create', partial, () => openSync(partial, 'wx+', 0o600))
@@ -95,7 +94,8 @@ export function createImageWriter(path: string, options: ImageWriterOptions): Im
   const firstEntry = head.length + ramStart(0).length + encodeMappedRamTotal([]).length
   const layout = layOutMappedRam(firstEntry, options.blocks)
   const blocks = layout.blocks.map(pagesInWriting)
-  const stage = createStage(fd, partial)
+  const memoryBytes = blocks.reduce((sum, { length }) => sum + length, 0)
+  const stage = createStage(fd, partial, memoryBytes)
   let open = true
 
   function writeMetadata(ramId: number, devices: Uint8Array, vmDescription: Uint8Array): number {
@@ -116,6 +116,7 @@ export function createImageWriter(path: string, options: ImageWriterOptions): Im
 
   function close(): void {
     open = false
+    stage.close()
     closeSync(fd)
   }
 
@@ -157,7 +158,7 @@ export function createImageWriter(path: string, options: ImageWriterOptions): Im
       return {
         path,
         machine: configuration.machine,
-        memoryBytes: blocks.reduce((sum, { length }) => sum + length, 0),
+        memoryBytes,
         fileBytes,
         diskBytes,
         presentPages: blocks.reduce((sum, { present }) => sum + present.count(), 0),

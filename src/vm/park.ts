@@ -111,6 +111,7 @@ async function parkByStream(
       if (!report.ok) ours.abort(report.cause)
       return report
     })
+    ended.catch(() => {}) // looked at below, unless QEMU fails first
     const saved = await saveGuest(qmp, settings, {
       uri,
       downtimeLimitMs: options.downtimeLimitMs ?? 1000,
@@ -162,13 +163,15 @@ async function parkNative(
 ): Promise<Outcome> {
   const { replace = false, by = 'farfault', onProgress, downtimeLimitMs = 1000 } = options
   const adoption = adoptImage(absolute(options.path), { replace })
+  const ours = new AbortController()
+  const unfollow = follow(options.signal, ours)
   const startMs = performance.now()
   try {
     const saved = await saveGuest(qmp, settings, {
       uri: `file:${adoption.partial}`,
       mappedRam: true,
       downtimeLimitMs,
-      signal: options.signal ?? new AbortController().signal,
+      signal: ours.signal,
       onProgress: (info) => onProgress?.(progressOf(info, false)),
     })
     const image = await adoption.finish({ how: 'park', by, from: null }, qemu)
@@ -182,6 +185,8 @@ async function parkNative(
     // QEMU may have let go of its guest already: then it is told to go on.
     await goOn(qmp, settings.runState).catch(() => {})
     throw error
+  } finally {
+    unfollow()
   }
 }
 

@@ -105,6 +105,7 @@ for (const version of ['7.2', '10.0']) {
       assert.deepEqual(await settings(vm), before)
       await setMigrationCapabilities(vm.qemu.qmp, { [capability]: false })
     }
+    await assert.rejects(park({ qmp: vm.qmp, path: '/nowhere/vm.img' }), /cannot write to \/nowhere: ENOENT/)
     writeFileSync(vm.image, 'mine')
     await assert.rejects(park({ qmp: vm.qmp, path: vm.image }), /exists/)
     await assertGoesOn(vm)

@@ -30,29 +30,31 @@ const rich = (directory: string): string[] => [
   ...['-device', 'virtio-blk-pci,drive=d'],
 ]
 
+test('Linux in QEMU 7.2 is parked while it runs, and goes on in QEMU 10.0', {
+  skip: skipReason({ qemus: ['7.2', '10.0'], linuxGuest: true }),
+  timeout: TIMEOUT_MS,
+}, async (t) => {
+  const vm = await startVm(t, '7.2', LINUX)
+  await vm.qemu.waitForOutput(/beat 3\r?\n/, { timeoutMs: 40_000 })
+  let shown = 0
+  const report = await park({ qmp: vm.qmp, path: vm.image, onProgress: () => shown++ })
+  assert.equal(report.ok, true)
+  assert.ok(shown > 0)
+  assert.ok(report.qemu.startsWith('7.2'))
+  assert.ok(report.downtimeMs > 0 && report.downtimeMs <= report.durationMs)
+  assertSound(vm.image)
+  const { status } = await vm.qemu.qmp.execute<{ status: string }>('query-status')
+  assert.equal(status, 'postmigrate')
+  const last = beats(vm.qemu).at(-1)!
+  const again = await load(t, vm.image, LINUX)
+  assert.equal(await pmemHash(again, 1 * MiB, 127 * MiB), await pmemHash(vm.qemu, 1 * MiB, 127 * MiB))
+  await again.qmp.execute('cont')
+  await again.waitForOutput(new RegExp(`beat ${last + 2}\\r?\\n`), { timeoutMs: 20_000 })
+  assert.equal(beats(again)[0], last + 1)
+})
+
 for (const version of ['7.2', '10.0']) {
   const options = { skip: skipReason({ qemus: [version, '10.0'] }), timeout: TIMEOUT_MS }
-  const withLinux = { ...options, skip: skipReason({ qemus: [version, '10.0'], linuxGuest: true }) }
-
-  test(`Linux in QEMU ${version} is parked while it runs, and goes on`, withLinux, async (t) => {
-    const vm = await startVm(t, version, LINUX)
-    await vm.qemu.waitForOutput(/beat 3\r?\n/, { timeoutMs: 40_000 })
-    let shown = 0
-    const report = await park({ qmp: vm.qmp, path: vm.image, onProgress: () => shown++ })
-    assert.equal(report.ok, true)
-    assert.ok(shown > 0)
-    assert.ok(report.qemu.startsWith(version))
-    assert.ok(report.downtimeMs > 0 && report.downtimeMs <= report.durationMs)
-    assertSound(vm.image)
-    const { status } = await vm.qemu.qmp.execute<{ status: string }>('query-status')
-    assert.equal(status, 'postmigrate')
-    const last = beats(vm.qemu).at(-1)!
-    const again = await load(t, vm.image, LINUX)
-    assert.equal(await pmemHash(again, 1 * MiB, 127 * MiB), await pmemHash(vm.qemu, 1 * MiB, 127 * MiB))
-    await again.qmp.execute('cont')
-    await again.waitForOutput(new RegExp(`beat ${last + 2}\\r?\\n`), { timeoutMs: 20_000 })
-    assert.equal(beats(again)[0], last + 1)
-  })
 
   test(`a guest in QEMU ${version} that never ceases to write is parked, with deltas`, options, async (t) => {
     const vm = await startVm(t, version, { ...ROM, capabilities: ['events', 'xbzrle'] })
