@@ -226,3 +226,10 @@ function getOption(fd: number, option: number): number {
   )
   return value.words[0]!
 }
+
+/** Two sockets that are connected to each other. @throws SystemError */
+export function socketPair(): readonly [number, number] {
+  const fds = nativeBuffer(8)
+  check('socketpair', libc().socketpair(LINUX.AF_UNIX, SOCK_STREAM + SOCK_CLOEXEC, 0, fds.address))
+  return [fds.words[0]!, fds.words[1]!]
+}

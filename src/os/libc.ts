@@ -63,6 +63,7 @@ const FUNCTIONS = {
   eventfd: { result: 'int', args: ['int', 'int'] },
   poll: { result: 'int', args: ['address', 'ulong', 'int'], interruptible: true },
   socket: { result: 'int', args: ['int', 'int', 'int'] },
+  socketpair: { result: 'int', args: ['int', 'int', 'int', 'address'] },
   bind: { result: 'int', args: ['int', 'address', 'int'] },
   listen: { result: 'int', args: ['int', 'int'] },
   accept4: { result: 'int', args: ['int', 'address', 'address', 'int'], interruptible: true },

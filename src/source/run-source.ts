@@ -23,6 +23,7 @@ import {
 } from './outgoing.js'
 import { type PrecopyOutcome, runPrecopy } from './precopy.js'
 import { pushRemaining, serveOnDemand } from './push.js'
+import { rehearse } from './rehearse.js'
 import { SOURCE_STATS, type SourceReport } from './report.js'
 import type { SourceThreadMessage } from './start-source.js'
 import { SOURCE_STATUS } from './status.js'
@@ -92,6 +93,7 @@ export function runSource(
 
   function migrate(): void {
     status.step('migrate')
+    rehearse(options)
     const uri = waitForOrderToConnect(wake)
     p.fd = connectTo(uri, { wakeFd: wake.fd, timeoutMs: CONNECT_TIMEOUT_MS })
     p.startUs = monotonicUs()
