@@ -18,7 +18,7 @@ const DIST = join(ROOT, 'dist')
  * The backstop for one file: a thread that is stalled on a page cannot report, so its whole process is ended.
  * Tests that could hang have shorter limits of their own.
  */
-const FILE_TIMEOUT_MS = 240_000
+const FILE_TIMEOUT_MS = 900_000
 /** One file at a time: a guest, a source and a destination already want more than the two cores of a small machine. */
 const CONCURRENCY = 1
 

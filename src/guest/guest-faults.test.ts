@@ -15,7 +15,7 @@ import { ROM_BASE } from './rom.js'
 const MiB = 1024 * 1024
 const PAGE_BYTES = 4096
 const userfaultfd = tryUserfaultfd()
-const OPTIONS = { timeout: 60_000, skip: typeof userfaultfd === 'string' && userfaultfd }
+const OPTIONS = { timeout: 180_000, skip: typeof userfaultfd === 'string' && userfaultfd }
 
 function tryUserfaultfd(): Userfaultfd | string {
   try {

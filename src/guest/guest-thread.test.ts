@@ -7,7 +7,7 @@ import { type GuestHandle, startGuest } from './guest-handle.js'
 import { createGuestRemote } from './guest-remote.js'
 import type { StuckOptions } from './stuck-guest.fixture.js'
 
-const TIMEOUT = { timeout: 30_000 }
+const TIMEOUT = { timeout: 90_000 }
 
 function stuckGuest(options: StuckOptions): Promise<GuestHandle> {
   return startGuest({ module: new URL('./stuck-guest.fixture.js', import.meta.url), options })

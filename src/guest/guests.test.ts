@@ -11,7 +11,7 @@ import { createGuestRemote } from './guest-remote.js'
 import type { PatternOptions } from './pattern.js'
 
 const MiB = 1024 * 1024
-const TIMEOUT = { timeout: 60_000 }
+const TIMEOUT = { timeout: 180_000 }
 
 interface Observed {
   readonly guest: GuestHandle

@@ -102,7 +102,7 @@ function findQemu(): { path: string } | { skip: string } {
 }
 
 const qemu = findQemu()
-test('the same firmware runs in QEMU', { skip: 'skip' in qemu && qemu.skip, timeout: 30_000 }, async () => {
+test('the same firmware runs in QEMU', { skip: 'skip' in qemu && qemu.skip, timeout: 90_000 }, async () => {
   assert('path' in qemu)
   const folder = mkdtempSync(join(tmpdir(), 'farfault-rom-'))
   const file = (name: string) => join(folder, name)

@@ -6,7 +6,7 @@ import { ROM_BYTES } from './rom.js'
 import { createV86Machine } from './v86-machine.js'
 
 const MEMORY_BYTES = 2 * 1024 * 1024
-const TIMEOUT = { timeout: 30_000 }
+const TIMEOUT = { timeout: 90_000 }
 
 /** Real mode: sets flags, waits without changing them until the word at 0x500 is set, then prints their low byte. */
 const FLAGS_PROGRAM = [

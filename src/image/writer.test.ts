@@ -51,7 +51,7 @@ const write = fc.record({
   seed: fc.nat(1000),
 })
 
-test('an image holds what was written last, and verifies', { timeout: 60_000 }, (t) => {
+test('an image holds what was written last, and verifies', { timeout: 180_000 }, (t) => {
   const path = join(directoryOf(t), 'vm.img')
   const sizes = [300, 37]
   fc.assert(

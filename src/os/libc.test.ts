@@ -21,7 +21,7 @@ test('errno names are those of the manual pages', () => {
   ])
 })
 
-test('another platform: importing works, the first use says what is needed', { timeout: 20_000 }, () => {
+test('another platform: importing works, the first use says what is needed', { timeout: 60_000 }, () => {
   const modules = [
     'channel',
     'mapping',

@@ -45,7 +45,7 @@ function writtenPages({ mapping, scanner }: Tracked, reprotect: boolean): number
 const pageSets = fc.uniqueArray(fc.nat(PAGES - 1), { maxLength: 200 })
 
 test('first the populated pages are reported, then exactly those written since, once', {
-  timeout: 30_000,
+  timeout: 90_000,
 }, (t) => {
   const range = tracked(t)
   const populated: number[] = []

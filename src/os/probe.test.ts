@@ -53,7 +53,7 @@ test('text and JSON tell the same', () => {
 })
 
 test('without rights: faults of user code can be served, and the missing rights are named', {
-  timeout: 20_000,
+  timeout: 60_000,
 }, (t) => {
   if (process.getuid?.() !== 0) return t.skip('needs root to become another user')
   const program = `

@@ -68,7 +68,7 @@ if (isMainThread) {
     ['', false],
     [', without a right', true],
   ] as const) {
-    test(`faults of another thread are served in any order${how}`, { timeout: 20_000 }, async (t) => {
+    test(`faults of another thread are served in any order${how}`, { timeout: 60_000 }, async (t) => {
       const { address, uffd } = watched(t, 256, userModeOnly)
       assert.equal(uffd.userModeOnly, userModeOnly)
       const order = Array.from({ length: 100 }, (_, i) => ((i * 77) % 256) * PAGE)
@@ -93,7 +93,7 @@ if (isMainThread) {
     })
   }
 
-  test('waiting events are read many at a time', { timeout: 20_000 }, async (t) => {
+  test('waiting events are read many at a time', { timeout: 60_000 }, async (t) => {
     const { address, uffd } = watched(t, 8)
     const pages = [1, 3, 4, 6]
     const touchers = pages.map((page) => startToucher([address + page * PAGE]))
@@ -147,7 +147,7 @@ if (isMainThread) {
     )
   })
 
-  test('unregistering lets a waiting thread go on with zeros', { timeout: 20_000 }, async (t) => {
+  test('unregistering lets a waiting thread go on with zeros', { timeout: 60_000 }, async (t) => {
     const { address, uffd } = watched(t, 1)
     const toucher = startToucher([address])
     const poll = createPoll(1)
@@ -178,7 +178,7 @@ if (isMainThread) {
     )
   })
 
-  test('huge pages are placed whole and refuse zeropage', { timeout: 20_000 }, (t) => {
+  test('huge pages are placed whole and refuse zeropage', { timeout: 60_000 }, (t) => {
     const huge = 2 * 1024 * 1024
     if (!reserveHugePages(t, 2)) return t.skip('no right to reserve huge pages, or none are free')
     const mapping = mapAnonymous(2 * huge, { pageSize: huge })

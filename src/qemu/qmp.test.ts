@@ -65,7 +65,7 @@ async function client(t: TestContext, script: Script): Promise<Qmp> {
   return qmp
 }
 
-test('handshake: oob is enabled when it is offered, and only then', { timeout: 5_000 }, async (t) => {
+test('handshake: oob is enabled when it is offered, and only then', { timeout: 15_000 }, async (t) => {
   const enabled: unknown[] = []
   const record: Script = (command, socket) => {
     enabled.push(command.arguments.enable)
@@ -79,7 +79,7 @@ test('handshake: oob is enabled when it is offered, and only then', { timeout: 5
   await Promise.all([offering.close(), old.close()])
 })
 
-test('answers are matched by id, not by order', { timeout: 5_000 }, async (t) => {
+test('answers are matched by id, not by order', { timeout: 15_000 }, async (t) => {
   const held: Command[] = []
   const qmp = await client(t, (command, socket) => {
     held.push(command)
@@ -89,7 +89,7 @@ test('answers are matched by id, not by order', { timeout: 5_000 }, async (t) =>
   assert.deepEqual(await Promise.all([qmp.execute('first'), qmp.execute('second')]), ['first', 'second'])
 })
 
-test('a refusal is a QmpError with the command, class and sentence', { timeout: 5_000 }, async (t) => {
+test('a refusal is a QmpError with the command, class and sentence', { timeout: 15_000 }, async (t) => {
   const qmp = await client(t, ({ id }, socket) =>
     socket.write(`{"id": ${id}, "error": {"class": "CommandNotFound", "desc": "no such command"}}\n`),
   )
@@ -104,7 +104,7 @@ test('a refusal is a QmpError with the command, class and sentence', { timeout: 
   })
 })
 
-test('out-of-band commands use exec-oob', { timeout: 5_000 }, async (t) => {
+test('out-of-band commands use exec-oob', { timeout: 15_000 }, async (t) => {
   const qmp = await client(t, (command, socket) =>
     socket.write(`{"id": ${command.id}, "return": ${JSON.stringify(Object.keys(command)[0])}}\n`),
   )
@@ -113,7 +113,7 @@ test('out-of-band commands use exec-oob', { timeout: 5_000 }, async (t) => {
 })
 
 test('no answer: ChannelError in time, a late answer is ignored, the client goes on', {
-  timeout: 5_000,
+  timeout: 15_000,
 }, async (t) => {
   const late: Command[] = []
   const qmp = await client(t, (command, socket) => {
@@ -124,7 +124,7 @@ test('no answer: ChannelError in time, a late answer is ignored, the client goes
   assert.equal(typeof (await qmp.execute('wake')), 'number')
 })
 
-test('events reach listeners and waiters, filtered by name and data', { timeout: 5_000 }, async (t) => {
+test('events reach listeners and waiters, filtered by name and data', { timeout: 15_000 }, async (t) => {
   const qmp = await client(t, ({ id }, socket) => {
     for (const status of ['setup', 'active']) {
       socket.write(`{"event": "MIGRATION", "data": {"status": "${status}"}, "timestamp": {}}\n`)
@@ -144,14 +144,14 @@ test('events reach listeners and waiters, filtered by name and data', { timeout:
   await assert.rejects(qmp.waitForEvent('RESUME', { timeoutMs: 30 }), /RESUME event, 30 ms/)
 })
 
-test('an event that is never awaited does not end the process', { timeout: 5_000 }, async (t) => {
+test('an event that is never awaited does not end the process', { timeout: 15_000 }, async (t) => {
   const qmp = await client(t, () => {})
   void qmp.waitForEvent('STOP', { timeoutMs: 10 })
   await new Promise((resolve) => setTimeout(resolve, 40))
 })
 
 test('connection lost: everything that waits is rejected, and so is what comes after', {
-  timeout: 5_000,
+  timeout: 15_000,
 }, async (t) => {
   const qmp = await client(t, (_command, socket) => socket.end())
   const event = qmp.waitForEvent('STOP')
@@ -161,7 +161,7 @@ test('connection lost: everything that waits is rejected, and so is what comes a
   await assert.rejects(qmp.execute('query-status'), ChannelError)
 })
 
-test('our own close rejects what waits, and reports no error', { timeout: 5_000 }, async (t) => {
+test('our own close rejects what waits, and reports no error', { timeout: 15_000 }, async (t) => {
   const qmp = await client(t, () => {})
   const answer = assert.rejects(qmp.execute('sleep'), ChannelError)
   await qmp.close()
@@ -174,14 +174,14 @@ for (const [what, bytes] of [
   ['an answer to no command', '{"return": {}, "id": 1000}\n'],
   ['an error for no command', '{"error": {"class": "GenericError", "desc": "JSON parse error"}}\n'],
 ]) {
-  test(`hostile peer: ${what} ends the connection with a ProtocolError`, { timeout: 5_000 }, async (t) => {
+  test(`hostile peer: ${what} ends the connection with a ProtocolError`, { timeout: 15_000 }, async (t) => {
     const qmp = await client(t, (_command, socket) => socket.write(bytes!))
     await assert.rejects(qmp.execute('query-status'), ProtocolError)
     assert.ok((await qmp.closed) instanceof ProtocolError)
   })
 }
 
-test('a peer that is no QMP server, is silent, or is not there', { timeout: 5_000 }, async (t) => {
+test('a peer that is no QMP server, is silent, or is not there', { timeout: 15_000 }, async (t) => {
   await assert.rejects(connectQmp(await serve(t, answerEverything, 'SSH-2.0-x')), ProtocolError)
   await assert.rejects(connectQmp(await serve(t, answerEverything, ''), { timeoutMs: 30 }), /greeting, 30 ms/)
   await assert.rejects(connectQmp('/nonexistent/qmp'), ChannelError)

@@ -6,7 +6,7 @@ import { createWake } from '../os/wake.js'
 import { encodeReturnMessage, type ReturnMessage } from '../wire/messages.js'
 import { createLink } from './link.js'
 
-const options = { timeout: 10_000 }
+const options = { timeout: 30_000 }
 
 function connectedLink(t: TestContext) {
   const wake = createWake()

@@ -17,7 +17,7 @@ import { createSender } from './sender.js'
 
 const PAGE = 4096
 const PAGES = 1200
-const options = { timeout: 20_000 }
+const options = { timeout: 60_000 }
 
 function pipe(t: TestContext) {
   const wake = createWake()

@@ -26,7 +26,7 @@ function expectAt(reader: StreamReader, at: number, offset: number, count: numbe
 }
 
 for (const chunk of [1, 1000, 65_536]) {
-  test(`bytes come in order over many refills, ${chunk} at a time`, { timeout: 30_000 }, () => {
+  test(`bytes come in order over many refills, ${chunk} at a time`, { timeout: 90_000 }, () => {
     const total = 400_000
     const { reader } = counting(total, chunk)
     let offset = 0

@@ -97,7 +97,7 @@ function hasCompiler(): boolean {
 /** The compiled test lies in dist/; the C source does not. */
 const SOURCE = join(import.meta.dirname, '../../..', 'test/abi/abi.c')
 
-test('tables agree with the C headers', { timeout: 60_000 }, (t) => {
+test('tables agree with the C headers', { timeout: 180_000 }, (t) => {
   if (!hasCompiler() && !process.env.CI) return t.skip('no C compiler (cc) on this machine')
   const folder = mkdtempSync(join(tmpdir(), 'farfault-abi-'))
   t.after(() => rmSync(folder, { recursive: true }))

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { farfault } from './farfault.js'
 
-const limit = { timeout: 40_000 }
+const limit = { timeout: 120_000 }
 
 test('the demo is right, and says so', limit, async () => {
   const run = farfault('demo')

@@ -5,7 +5,7 @@ import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { allGone, farfault, receiver, SLOW_TRANSFER } from './farfault.js'
 
-const limit = { timeout: 30_000 }
+const limit = { timeout: 90_000 }
 /** For transfers that are waited for. */
 const FASTER = '--max-postcopy-bandwidth=6M'
 
@@ -113,7 +113,7 @@ test('a demo ends both of its sides', limit, async () => {
     demo.child.kill('SIGINT')
     const startMs = performance.now()
     assert.equal((await demo.ended).code, 130)
-    assert.ok(performance.now() - startMs < 2500)
-    await allGone([Number(source), Number(destination)], 500)
+    assert.ok(performance.now() - startMs < 10_000)
+    await allGone([Number(source), Number(destination)], 3000)
   }
 })

@@ -6,10 +6,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { allGone, farfault, receiver, SLOW_TRANSFER } from './farfault.js'
 
 const TRIALS = 10
-const END_MS_MAX = 2000
+/** Not a target: the machine may be slow. On an idle one it is a few hundred. */
+const END_MS_MAX = 10_000
 const LATEST_KILL_MS = 1200
 
-const limit = { timeout: 60_000 }
+const limit = { timeout: 180_000 }
 
 /** Spread over the transfer, and different in each run. */
 const killMoments = (): number[] =>
@@ -33,7 +34,7 @@ async function killOne(victim: 'source' | 'destination', afterMs: number, postco
   const tookMs = performance.now() - startMs
   assert.ok(tookMs < END_MS_MAX, `the survivor took ${tookMs} ms`)
   assert.equal(code, 1, survivor.err)
-  await allGone([sides.source.pid, sides.destination.pid], 500)
+  await allGone([sides.source.pid, sides.destination.pid], 3000)
   const report = JSON.parse(survivor.out)
   assert.equal(report.ok, false)
   return { report, words: survivor.err }
@@ -81,7 +82,7 @@ for (const [name, index] of [
     assert.ok(tookMs < END_MS_MAX + 500, `the demo took ${tookMs} ms`)
     assert.equal(code, 1)
     assert.match(JSON.parse(demo.out).problems[0], /was killed by SIGKILL/)
-    await allGone([Number(pids[1]), Number(pids[2])], 500)
+    await allGone([Number(pids[1]), Number(pids[2])], 3000)
   })
 }
 

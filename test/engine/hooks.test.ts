@@ -8,7 +8,7 @@ import { assertMoved, assertProgress, begin, MiB, outcomeOf } from './guests.js'
 import { postcopySkipReason } from './host.js'
 
 const skip = postcopySkipReason()
-const options = { skip, timeout: 30_000 }
+const options = { skip, timeout: 90_000 }
 const MODULE = new URL('./balloon.fixture.js', import.meta.url)
 const BLOCKS = [{ name: 'm', length: MiB, pageSize: 4096 }]
 

@@ -147,7 +147,7 @@ function assertTyped(error: unknown): void {
   if (!(error instanceof FarfaultError) || error instanceof SystemError) throw error
 }
 
-test('hostile return paths into the source', { skip, timeout: 60_000 }, (t) => {
+test('hostile return paths into the source', { skip, timeout: 180_000 }, (t) => {
   const cases = SEEDS.count(1500)
   const source = sourceUnderTest(`unix:/tmp/farfault-hostile-${process.pid}`)
   try {
@@ -173,7 +173,7 @@ test('hostile return paths into the source', { skip, timeout: 60_000 }, (t) => {
   }
 })
 
-test('the parser takes a return path the same however it is split', { timeout: 60_000 }, () => {
+test('the parser takes a return path the same however it is split', { timeout: 180_000 }, () => {
   eachSeed(SEEDS.count(10_000), (random) => {
     const { bytes } = spoil(random.pick(BASES), random, BASES)
     const parse = (mostAtOnce: number) => {

@@ -20,7 +20,8 @@ import { createRandom, SEEDS } from './random.js'
 
 const skip = postcopySkipReason()
 const KiB = 1024
-const END_MS_MAX = 2000
+/** Not a target: the machine may be slow. On an idle one it is a few hundred. */
+const END_MS_MAX = 10_000
 const BLOCKS: readonly BlockShape[] = [
   { name: 'a', length: 256 * KiB, pageSize: 4096 },
   { name: 'b', length: 64 * KiB, pageSize: 4096 },
@@ -71,7 +72,7 @@ after(async () => {
   assert.deepEqual(watchedMappings(), [], 'ranges are still watched')
 })
 
-test('spoiled streams', { skip, timeout: 60_000 }, async (t) => {
+test('spoiled streams', { skip, timeout: 180_000 }, async (t) => {
   const cases = Math.min(SEEDS.count(30), 500)
   let sound = 0
   for (let seed = SEEDS.first; seed < SEEDS.first + cases; seed++) {
@@ -97,7 +98,7 @@ test('spoiled streams', { skip, timeout: 60_000 }, async (t) => {
   t.diagnostic(`${cases} cases, ${sound} of them sound all the same`)
 })
 
-test('a peer that says nothing, until receiving is cancelled', { skip, timeout: 10_000 }, async () => {
+test('a peer that says nothing, until receiving is cancelled', { skip, timeout: 30_000 }, async () => {
   const { incoming, socket } = await victim()
   await sleep(50)
   incoming.cancel()
@@ -105,7 +106,7 @@ test('a peer that says nothing, until receiving is cancelled', { skip, timeout: 
   socket.destroy()
 })
 
-test('nobody connects, until receiving is cancelled', { skip, timeout: 10_000 }, async () => {
+test('nobody connects, until receiving is cancelled', { skip, timeout: 30_000 }, async () => {
   const incoming = receive({ listen: 'tcp:127.0.0.1:0', guest: () => assert.fail('no guest was announced') })
   incoming.cancel()
   const received = await ended(incoming)
@@ -117,7 +118,7 @@ for (const [how, leave] of [
   ['closes', (socket: Socket) => socket.end()],
   ['resets', (socket: Socket) => socket.resetAndDestroy()],
 ] as const) {
-  test(`a peer that ${how} the connection at once`, { skip, timeout: 10_000 }, async () => {
+  test(`a peer that ${how} the connection at once`, { skip, timeout: 30_000 }, async () => {
     const { incoming, socket } = await victim()
     leave(socket)
     const received = await ended(incoming)
@@ -137,7 +138,7 @@ async function stalledVictim(): Promise<{ incoming: Incoming; socket: Socket }> 
 
 test('a peer that never sends what the guest waits for, until receiving is cancelled', {
   skip,
-  timeout: 10_000,
+  timeout: 30_000,
 }, async () => {
   const { incoming, socket } = await stalledVictim()
   incoming.cancel()
@@ -145,7 +146,7 @@ test('a peer that never sends what the guest waits for, until receiving is cance
   socket.destroy()
 })
 
-test('nonsense while the guest waits for a page', { skip, timeout: 10_000 }, async () => {
+test('nonsense while the guest waits for a page', { skip, timeout: 30_000 }, async () => {
   const { incoming, socket } = await stalledVictim()
   socket.write(Buffer.alloc(100, 0xee))
   const received = await ended(incoming)
@@ -156,7 +157,7 @@ test('nonsense while the guest waits for a page', { skip, timeout: 10_000 }, asy
 
 test('a peer that asks for answers and reads none does not keep the receiver from ending', {
   skip,
-  timeout: 20_000,
+  timeout: 60_000,
 }, async () => {
   const { incoming, socket } = await victim()
   socket.pause()

@@ -25,7 +25,7 @@ import { modelOf } from './stream-model.js'
 
 const skip = postcopySkipReason()
 const KiB = 1024
-const CASE_MS_MAX = 1000
+const CASE_MS_MAX = 10_000
 /** Allocations that a case may leave for the garbage collector, all cases together. */
 const GROWTH_BYTES_MAX = 200 * 1024 * KiB
 /** The cases must not all die at the first record: so many different ends are seen at least. */
@@ -116,7 +116,7 @@ function manyCases(shapes: readonly BlockShape[], cases: number): Map<string, nu
   return ends
 }
 
-test('hostile streams into RAM of ordinary pages', { skip, timeout: 90_000 }, (t) => {
+test('hostile streams into RAM of ordinary pages', { skip, timeout: 270_000 }, (t) => {
   const cases = SEEDS.count(9500)
   const ends = manyCases(SMALL, cases)
   if (process.env.FARFAULT_ENDS) console.error(ends)
@@ -136,7 +136,7 @@ after(() => {
 
 test('hostile streams into RAM of huge pages', {
   skip: typeof pool === 'string' && pool,
-  timeout: 90_000,
+  timeout: 270_000,
 }, (t) => {
   const cases = Math.min(SEEDS.count(150), 1000)
   const ends = manyCases(HUGE, cases)

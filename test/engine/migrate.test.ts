@@ -26,7 +26,7 @@ import {
 } from './host.js'
 
 const skip = postcopySkipReason()
-const options = { skip, timeout: 30_000 }
+const options = { skip, timeout: 90_000 }
 
 /** One migration before anything is counted: what stays open after it stays once. */
 if (skip === false) {
@@ -98,7 +98,7 @@ test('the switch is ordered in the middle of a long precopy', options, async () 
   ends.migration.startPostcopy()
   const { source } = await moveAndCheck(guest, ends)
   assert.equal(source.switchReason, 'ordered')
-  assert(performance.now() - startMs < 10_000)
+  assert(performance.now() - startMs < 40_000)
 })
 
 test('over a unix socket, with the guest in blocks of several kinds', options, async (t) => {
@@ -117,7 +117,7 @@ test('over a unix socket, with the guest in blocks of several kinds', options, a
 for (const postcopy of ['now', 'auto', 'never'] as const) {
   test(`the v86 guest, postcopy ${postcopy}: its program goes on in order`, {
     skip,
-    timeout: 60_000,
+    timeout: 180_000,
   }, async () => {
     const guest = await startGuest({ module: 'v86', options: { memoryBytes: 32 * MiB } })
     let letters = ''
@@ -145,7 +145,7 @@ for (const postcopy of ['now', 'auto', 'never'] as const) {
   })
 }
 
-test('RAM on huge pages, before the switch and after it', { skip, timeout: 60_000 }, async (t) => {
+test('RAM on huge pages, before the switch and after it', { skip, timeout: 180_000 }, async (t) => {
   const pages = 8
   const pool = reserveHugePages(2 * pages + 2)
   if (typeof pool === 'string') return t.skip(pool)
@@ -162,13 +162,13 @@ test('RAM on huge pages, before the switch and after it', { skip, timeout: 60_00
   }
 })
 
-test('more than 4 GiB of RAM, hardly any of it used', { skip, timeout: 60_000 }, async () => {
+test('more than 4 GiB of RAM, hardly any of it used', { skip, timeout: 180_000 }, async () => {
   const blocks = [{ name: 'big', length: 6 * 1024 * MiB }]
   const guest = await startPattern({ blocks, touchedPages: 500, pagesPerSecond: 2000 })
   const startMs = performance.now()
   const { source, destination } = await outcomeOf(begin(guest, 'pattern', { postcopy: 'now' }))
   const moved = assertMoved({ source, destination })
-  assert(performance.now() - startMs < 20_000, `took ${performance.now() - startMs} ms`)
+  assert(performance.now() - startMs < 60_000, `took ${performance.now() - startMs} ms`)
   assert.equal(destination.report.pages.normal, 500)
   await guest.destroy()
   await assertSoundAndEnd(moved)
@@ -211,7 +211,7 @@ test('shared RAM is refused with the reason, and the source guest goes on', opti
   await assertSoundAndEnd(guest)
 })
 
-test('requests are not held back by the bandwidth limit', { skip, timeout: 60_000 }, async () => {
+test('requests are not held back by the bandwidth limit', { skip, timeout: 180_000 }, async () => {
   const guest = await startPattern({ blocks: [{ name: 'a', length: 2 * MiB }] })
   const ends = begin(guest, 'pattern', { postcopy: 'now', maxPostcopyBandwidth: MiB / 4 })
   const { destination } = await moveAndCheck(guest, ends)
@@ -272,7 +272,7 @@ test('a guest of another kind at the destination: the source guest goes on', opt
   await assertSoundAndEnd(guest)
 })
 
-test('three hops in a row', { skip, timeout: 60_000 }, async () => {
+test('three hops in a row', { skip, timeout: 180_000 }, async () => {
   let guest = await startPattern({ pagesPerSecond: 50_000 })
   for (const postcopy of ['now', 'auto', 'now'] as const) {
     const moved = assertMoved(await outcomeOf(begin(guest, 'pattern', { postcopy })))
@@ -282,7 +282,7 @@ test('three hops in a row', { skip, timeout: 60_000 }, async () => {
   await assertSoundAndEnd(guest)
 })
 
-test('twenty migrations one after the other leave nothing behind', { skip, timeout: 90_000 }, async () => {
+test('twenty migrations one after the other leave nothing behind', { skip, timeout: 270_000 }, async () => {
   const counts: number[] = []
   for (let i = 0; i < 20; i++) {
     const guest = await startPattern({ blocks: [{ name: 'a', length: MiB }] })

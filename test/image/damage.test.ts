@@ -107,7 +107,7 @@ async function damageable(t: TestContext): Promise<TestImage> {
   return await makeImage(temporaryDirectory(t))
 }
 
-test('each field that is damaged is refused with its place', { timeout: 60_000 }, async (t) => {
+test('each field that is damaged is refused with its place', { timeout: 180_000 }, async (t) => {
   const image = await damageable(t)
   rmSync(image.sidecar)
   const at = places(image)
@@ -123,7 +123,7 @@ test('each field that is damaged is refused with its place', { timeout: 60_000 }
 })
 
 test('without a sidecar random damage is refused or goes unseen, but is never another error', {
-  timeout: 60_000,
+  timeout: 180_000,
 }, async (t) => {
   const image = await damageable(t)
   rmSync(image.sidecar)
@@ -149,7 +149,7 @@ test('without a sidecar random damage is refused or goes unseen, but is never an
   assert.ok(refused > 100, `${refused} refused`)
 })
 
-test('with a sidecar any changed byte of the metadata is refused', { timeout: 60_000 }, async (t) => {
+test('with a sidecar any changed byte of the metadata is refused', { timeout: 180_000 }, async (t) => {
   const image = await damageable(t)
   const { json, timer, ram, block } = places(image)
   const random = seeded(8)
@@ -170,7 +170,7 @@ test('with a sidecar any changed byte of the metadata is refused', { timeout: 60
 })
 
 test('damaged page data is refused when it is verified, and the pages are named', {
-  timeout: 60_000,
+  timeout: 180_000,
 }, async (t) => {
   const image = await damageable(t)
   const opened = openImage(image.path)
@@ -193,7 +193,7 @@ test('damaged page data is refused when it is verified, and the pages are named'
 })
 
 test('what lies in the place of a page that is not present counts for nothing', {
-  timeout: 60_000,
+  timeout: 180_000,
 }, async (t) => {
   const image = await damageable(t)
   const opened = openImage(image.path)
@@ -203,7 +203,7 @@ test('what lies in the place of a page that is not present counts for nothing', 
   openAndVerify(image.path)
 })
 
-test('a file that is cut off anywhere is refused', { timeout: 60_000 }, async (t) => {
+test('a file that is cut off anywhere is refused', { timeout: 180_000 }, async (t) => {
   const image = await damageable(t)
   const random = seeded(10)
   const { length } = image.bytes
@@ -229,7 +229,7 @@ test('a file that is cut off anywhere is refused', { timeout: 60_000 }, async (t
   }
 })
 
-test('a sidecar of which a field is changed is refused', { timeout: 60_000 }, async (t) => {
+test('a sidecar of which a field is changed is refused', { timeout: 180_000 }, async (t) => {
   const image = await damageable(t)
   const put = (value: unknown) => writeFileSync(image.sidecar, JSON.stringify(value))
   const leaves: (readonly (string | number)[])[] = []
@@ -262,7 +262,7 @@ test('a sidecar of which a field is changed is refused', { timeout: 60_000 }, as
 })
 
 test('a sound sidecar of another image is refused, and the field is named', {
-  timeout: 60_000,
+  timeout: 180_000,
 }, async (t) => {
   const image = await damageable(t)
   const sound = parseSidecar(image.json, 'x')
@@ -284,7 +284,7 @@ test('a sound sidecar of another image is refused, and the field is named', {
   }
 })
 
-test('a damaged or cut stream is not converted, and nothing is left', { timeout: 60_000 }, async (t) => {
+test('a damaged or cut stream is not converted, and nothing is left', { timeout: 180_000 }, async (t) => {
   const directory = temporaryDirectory(t)
   const path = savedStream(directory, '10.0-precopy')
   const output = `${directory}/vm.img`

@@ -23,7 +23,7 @@ const SCRIPT = `
     await new Promise((resolve) => setTimeout(resolve, 1))
   }`
 
-test('a killed writer leaves no image', { timeout: 30_000 }, async (t) => {
+test('a killed writer leaves no image', { timeout: 90_000 }, async (t) => {
   const directory = temporaryDirectory(t)
   const path = join(directory, 'vm.img')
   const child = spawn(process.execPath, ['--input-type=module', '-e', SCRIPT, path], {

@@ -21,7 +21,7 @@ const ROM: TestGuestOptions = {
   ramMiB: RAM_MIB,
 }
 const LETTERS = 'abcdefghijklmnopqrstuvwxyz'
-const TIMEOUT_MS = 60_000
+const TIMEOUT_MS = 180_000
 
 async function startRom(version: string, machine = 'pc-i440fx-7.2'): Promise<Qemu> {
   const source = await startTestGuest(findQemu(version)!, { ...ROM, machine })

@@ -42,7 +42,7 @@ for (const version of ['7.2', '10.0']) {
   for (const each of CASES) {
     const { guest: kind, ramMiB, precopyBandwidth, capabilities = [] } = each
     const qemus = { qemus: [version], linuxGuest: kind === 'linux' }
-    test(`QEMU ${version} source, ${each.name}`, { skip: skipReason(qemus), timeout: 120_000 }, async (t) => {
+    test(`QEMU ${version} source, ${each.name}`, { skip: skipReason(qemus), timeout: 360_000 }, async (t) => {
       const qemu = await startTestGuest(findQemu(version)!, {
         guest: kind,
         ramMiB,

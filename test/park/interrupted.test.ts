@@ -18,7 +18,7 @@ import { skipReason } from '../qemu/find.js'
 import type { TestGuestOptions } from '../qemu/guests.js'
 import { assertGoesOn, assertNoImage, assertSound, remnants, settings, startVm, type Vm } from './vms.js'
 
-const TIMEOUT_MS = 60_000
+const TIMEOUT_MS = 180_000
 const MAIN = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url))
 
 /** RAM that takes a second or so to park: there is time to interrupt it. */

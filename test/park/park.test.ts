@@ -22,7 +22,7 @@ const ROM: TestGuestOptions = {
   ramMiB: RAM_MIB,
 }
 const LINUX: TestGuestOptions = { guest: 'linux', ramMiB: 128 }
-const TIMEOUT_MS = 60_000
+const TIMEOUT_MS = 180_000
 
 const rich = (directory: string): string[] => [
   ...['-smp', '2', '-device', 'VGA', '-device', 'virtio-net-pci,netdev=n', '-netdev', 'user,id=n'],

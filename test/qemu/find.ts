@@ -64,7 +64,7 @@ export function skipReason({ qemus, linuxGuest = false }: Requirements = {}): st
 function versionOf(path: string): string | undefined {
   if (!existsSync(path)) return undefined
   try {
-    const said = execFileSync(path, ['--version'], { encoding: 'utf8', timeout: 10_000 })
+    const said = execFileSync(path, ['--version'], { encoding: 'utf8', timeout: 30_000 })
     return /version (\d+\.\d+)/.exec(said)?.[1]
   } catch {
     return undefined

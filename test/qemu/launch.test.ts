@@ -29,7 +29,7 @@ test('a program that is not there is reported before anything starts', async () 
 })
 
 for (const version of ['7.2', '10.0']) {
-  const options = { skip: skipReason({ qemus: [version] }), timeout: 60_000 }
+  const options = { skip: skipReason({ qemus: [version] }), timeout: 180_000 }
   const qemu = findQemu(version)!
 
   test(`QEMU ${version}: handshake, answers, errors, events, quit`, options, async (t) => {
@@ -128,7 +128,7 @@ for (const version of ['7.2', '10.0']) {
   })
 }
 
-test('a QEMU does not outlive a parent that is killed', { skip: skipReason(), timeout: 30_000 }, async () => {
+test('a QEMU does not outlive a parent that is killed', { skip: skipReason(), timeout: 90_000 }, async () => {
   const { path } = findQemus()[0]!
   const launchModule = new URL('../../src/qemu/launch.js', import.meta.url).href
   const script = `

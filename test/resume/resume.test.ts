@@ -115,7 +115,8 @@ for (const machine of MACHINES) {
   for (const from of ['7.2', '10.0']) {
     for (const to of ['7.2', '10.0']) {
       if (from !== to && !machine.versioned) continue
-      const limits = { skip: skipFor(from, to), timeout: 150_000 }
+      if (from === to && machine.name.startsWith('pc-i440fx')) continue // the richer q35 shows as much
+      const limits = { skip: skipFor(from, to), timeout: 450_000 }
       test(
         `${machine.name}, parked by ${from}, resumed by ${to}: RAM is the image's, beats go on`,
         limits,
@@ -145,7 +146,7 @@ for (const machine of MACHINES) {
 }
 
 const [, Q35] = MACHINES
-const limits = { skip: skipFor('7.2', '10.0'), timeout: 150_000 }
+const limits = { skip: skipFor('7.2', '10.0'), timeout: 450_000 }
 
 for (const version of ['7.2', '10.0']) {
   test(`QEMU ${version}: it runs before its RAM is there`, limits, async () => {

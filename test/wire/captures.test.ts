@@ -64,7 +64,7 @@ function ramHash(items: readonly StreamItem[], ramBytes: number): string {
 }
 
 for (const capture of listCaptures().filter(({ name }) => !name.includes('mapped-ram'))) {
-  test(`${capture.name}: encoding what was decoded gives the same bytes`, { timeout: 30_000 }, () => {
+  test(`${capture.name}: encoding what was decoded gives the same bytes`, { timeout: 90_000 }, () => {
     const connections = readCapture(capture)
     for (const [i, items] of itemsOfCapture(capture).entries()) {
       const bytes = concat(items.map(encodeStreamItem))
@@ -76,11 +76,11 @@ for (const capture of listCaptures().filter(({ name }) => !name.includes('mapped
     }
   })
 
-  test(`${capture.name}: RAM is what it was`, { timeout: 30_000 }, () => {
+  test(`${capture.name}: RAM is what it was`, { timeout: 90_000 }, () => {
     assert.equal(ramHash(itemsOfCapture(capture).flat(), capture.ramBytes), capture.ramAbove1MiBSha256)
   })
 
-  test(`${capture.name}: return path`, { timeout: 30_000 }, () => {
+  test(`${capture.name}: return path`, { timeout: 90_000 }, () => {
     for (const { back } of readCapture(capture)) {
       const messages: ReturnMessage[] = []
       const lengths = blockLengths(itemsOfCapture(capture)[0]!)

@@ -35,14 +35,14 @@ for (const [name, bytes] of Object.entries(STREAMS)) {
     assert.deepEqual(concat(itemsOf(bytes).map(encodeStreamItem)), bytes)
   })
 
-  test(`${name}: pieces of any size decode alike`, { timeout: 30_000 }, () => {
+  test(`${name}: pieces of any size decode alike`, { timeout: 90_000 }, () => {
     const whole = itemsOf(bytes)
     for (const chunk of [1, 2, 3, 4, 5, 7, 8, 9, 13, 64, 4095, 4096, 4097])
       assert.deepEqual(itemsOf(bytes, chunk), whole)
   })
 
   test(`${name}: an end at any byte is an error of the channel, except before the description`, {
-    timeout: 60_000,
+    timeout: 180_000,
   }, () => {
     const descriptionAt = bytes.at(-1) === 0 ? bytes.length : bytes.length - 7
     for (let end = 0; end < bytes.length; end++) {
@@ -161,7 +161,7 @@ function damaged(bytes: Uint8Array, random: (end: number) => number): Uint8Array
   return result
 }
 
-test('damage gives a typed error or a stream, never anything else', { timeout: 30_000 }, () => {
+test('damage gives a typed error or a stream, never anything else', { timeout: 90_000 }, () => {
   const sources: readonly [Uint8Array, (bytes: Uint8Array) => unknown][] = [
     [STREAMS.postcopy, itemsOf],
     [STREAMS.precopy, itemsOf],
