@@ -38,6 +38,8 @@ function mapped(ram: readonly Mapping[]): { origin: Origin; blocks: readonly Ram
   )
   const origin = createStoredOrigin({
     devices: image.devices,
+    // Postcopy streams have none, and it is not needed; but a QEMU that takes a precopy waits for one.
+    vmDescription: image.vmDescription ?? Buffer.from('{"page_size":4096,"devices":[]}'),
     present: image.blocks.map(({ present }) => present),
     verify: data.verify ? verifier() : () => {},
     close() {

@@ -28,6 +28,8 @@ export interface Origin {
   readonly pushZeroPages: boolean
   /** Where a record of our own among the device state says when the guest was stopped. */
   readonly saysStopTime: boolean
+  /** JSON that a QEMU destination of a precopy waits for behind the end of the stream; ours does not. */
+  readonly vmDescription?: Uint8Array
   close(): void
 }
 

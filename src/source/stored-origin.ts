@@ -8,6 +8,7 @@ import type { Origin } from './origin.js'
 export interface StoredState {
   /** Complete SECTION_FULL records. */
   readonly devices: Uint8Array
+  readonly vmDescription: Uint8Array
   /** One bitmap a RAM block, one bit a target page: it is stored. All others are zero. */
   readonly present: readonly Bitmap[]
   /** Called before a page is sent. @throws ImageError when it is not what was stored. */
@@ -15,7 +16,7 @@ export interface StoredState {
   close(): void
 }
 
-export function createStoredOrigin({ devices, present, verify, close }: StoredState): Origin {
+export function createStoredOrigin({ devices, vmDescription, present, verify, close }: StoredState): Origin {
   return {
     begin(populated) {
       for (const [i, bitmap] of populated.entries()) bitmap.words.set(present[i]!.words)
@@ -34,6 +35,7 @@ export function createStoredOrigin({ devices, present, verify, close }: StoredSt
     },
     pushZeroPages: false,
     saysStopTime: false,
+    vmDescription,
     close,
   }
 }

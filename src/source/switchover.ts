@@ -10,7 +10,7 @@ import { type Bitmap, createBitmap, difference, merge } from '../ram/bitmap.js'
 import { trace } from '../trace.js'
 import { encodeCommand } from '../wire/messages.js'
 import { encodePackage } from '../wire/package.js'
-import { END_OF_STREAM } from '../wire/sections.js'
+import { END_OF_STREAM, encodeVmDescription } from '../wire/sections.js'
 import { encodeStopTime } from '../wire/stop-time.js'
 import { canonicalise, discardCommands } from './discard.js'
 import { type Outgoing, PING, sendPick } from './outgoing.js'
@@ -85,6 +85,8 @@ export function completePrecopy(o: Outgoing): Moment {
   // With the last byte of the stream the destination may run the guest.
   o.committed = true
   o.sender.control(END_OF_STREAM)
+  const { vmDescription } = o.origin
+  if (vmDescription !== undefined) o.sender.control(encodeVmDescription(vmDescription))
   o.sender.flush()
   o.stats.bytesSent = o.sender.bytes
   return stoppedAt

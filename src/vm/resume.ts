@@ -88,7 +88,9 @@ async function hand(qemu: Qemu, source: Source, paused: boolean): Promise<Resume
   await qemu.qmp.execute('migrate-incoming', { uri })
   source.connect(uri)
   // The end of the source is no reason to stop waiting if it went well: a small VM has all its RAM at once.
-  const failed = source.done.then((report) => {
+  const failed = source.done.then(async (report) => {
+    // A VM that was stopped when it was parked stays so after a precopy; after postcopy QEMU runs it in any case.
+    if (report.ok && report.mode === 'precopy' && !paused) await qemu.qmp.execute('cont')
     if (report.ok) return never
     throw report.cause ?? new GuestError(report.error ?? 'the source failed')
   })
