@@ -25,7 +25,7 @@ export function incoming(_machine: string, blocks: readonly RamBlockShape[]): Be
 export async function create(options: unknown, context: GuestContext): Promise<Guest> {
   const { pages, filled = false, touch } = options as BenchGuestOptions
   const length = pages * PAGE_BYTES
-  const { address, unmap } = mapAnonymous(length, { noReserve: true })
+  const { address } = mapAnonymous(length, { noReserve: true })
   const bytes = viewOf(address, length)
   const words = new Uint32Array(bytes.buffer, bytes.byteOffset, length / 4)
   if (filled) for (let i = 0; i < words.length; i++) words[i] = i + 1
@@ -41,6 +41,7 @@ export async function create(options: unknown, context: GuestContext): Promise<G
 
   return {
     machine: MACHINE,
+    unmapBlocks: true,
     blocks: [{ name: BLOCK, length, pageSize: PAGE_BYTES, address, backing: 'anonymous' }],
     run(firstInstruction) {
       firstInstruction()
@@ -58,7 +59,6 @@ export async function create(options: unknown, context: GuestContext): Promise<G
       return { ok: true, detail: `${pages} pages are right` }
     },
     progress: () => read,
-    dispose: unmap,
   }
 }
 

@@ -22,7 +22,7 @@ import { monotonicUs } from '../os/clock.js'
 import { openUserfaultfd, type Userfaultfd } from '../os/userfaultfd.js'
 import type { Feature } from '../os/userfaultfd-abi.js'
 import { createWake } from '../os/wake.js'
-import { numberBlocks, type RamBlock, totalPages } from '../ram/block.js'
+import { numberBlocks, type RamBlock, TARGET_PAGE_BYTES, totalPages } from '../ram/block.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
 import { startThread } from '../thread.js'
 import { trace } from '../trace.js'
@@ -268,7 +268,7 @@ export function receive(options: ReceiveOptions): Incoming {
       status: status.state,
       ...(failure === undefined ? {} : { error: failure.message, cause: failure }),
       machine: announced?.machine ?? '',
-      memoryBytes: setup === undefined ? 0 : totalPages(setup.blocks) * 4096,
+      memoryBytes: setup === undefined ? 0 : totalPages(setup.blocks) * TARGET_PAGE_BYTES,
       ...(stoppedAtUs === undefined || runsAtUs === undefined
         ? {}
         : { downtimeMs: (runsAtUs - stoppedAtUs) / 1000 }),

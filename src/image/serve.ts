@@ -1,7 +1,6 @@
 // Serves a parked VM to a destination that resumes it: plays the postcopy source from the image. Main thread.
 
-import { UsageError } from '../errors.js'
-import { type Source, startSource } from '../source/start-source.js'
+import { assertAtLeastZero, type Source, startSource } from '../source/start-source.js'
 import { openImage } from './image.js'
 import type { ServeThreadData } from './serve-thread.js'
 
@@ -37,10 +36,7 @@ export interface ServedImage {
 export function serveImage(path: string, options: ServeOptions = {}): ServedImage {
   const { push = true, quietMs = 10, maxBandwidth = 0, verify = true, setupTimeoutMs = 10_000 } = options
   const { preempt = false, mapped } = options
-  for (const [name, value] of Object.entries({ quietMs, maxBandwidth, setupTimeoutMs })) {
-    if (!Number.isFinite(value) || value < 0)
-      throw new UsageError(`${name} must be a number of at least 0, got ${value}`)
-  }
+  assertAtLeastZero({ quietMs, maxBandwidth, setupTimeoutMs })
   const image = openImage(path)
   const { capabilities: _, ...configuration } = image.configuration
   const memoryBytes = image.blocks.reduce((sum, { length }) => sum + length, 0)

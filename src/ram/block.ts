@@ -5,7 +5,6 @@ import { LIMITS } from '../limits.js'
 
 /** x86's page, and the unit of the wire. */
 export const TARGET_PAGE_BYTES = 4096
-export const TARGET_PAGE_SHIFT = 12
 
 export interface RamBlock {
   /** Position in the list; the number by which threads speak of the block. */

@@ -10,8 +10,8 @@ export interface PassResult {
 
 export type Verdict = 'converged' | 'continue' | 'diverges'
 
-/** Passes that may fail to halve what is left before precopy is given up. */
-const FRUITLESS_PASSES_MAX = 2
+/** So many passes in a row that do not halve what is left, and precopy is given up. */
+const FRUITLESS_PASSES_MAX = 1
 const PASSES_MAX = 30
 
 /** Milliseconds that sending the rest with the guest stopped would take, at the speed of the last pass. */
@@ -36,7 +36,5 @@ export function judge(passes: readonly PassResult[], downtimeLimitMs: number): V
     if (passes[i]!.dirtyBytes <= passes[i - 1]!.dirtyBytes / 2) break
     fruitless++
   }
-  return fruitless >= FRUITLESS_PASSES_MAX - 1 && passes.length >= FRUITLESS_PASSES_MAX
-    ? 'diverges'
-    : 'continue'
+  return fruitless >= FRUITLESS_PASSES_MAX ? 'diverges' : 'continue'
 }

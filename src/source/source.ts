@@ -1,12 +1,11 @@
 // `migrate`: moves a guest that runs here. Main thread; never blocks.
 
-import { UsageError } from '../errors.js'
 import type { GuestHandle } from '../guest/guest-handle.js'
 import { parseUri } from '../os/channel.js'
 import { numberBlocks } from '../ram/block.js'
 import type { OutgoingOptions } from './outgoing.js'
 import type { SourceThreadData } from './source-thread.js'
-import { type Migration, startSource } from './start-source.js'
+import { assertAtLeastZero, type Migration, startSource } from './start-source.js'
 
 /** The guests' own device sections have others. */
 const LIVE_RAM_SECTION_ID = 1
@@ -44,15 +43,7 @@ export function migrate(guest: GuestHandle, options: MigrateOptions): Migration 
 function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOptions {
   const { postcopy = 'auto', downtimeLimitMs = 25, maxBandwidth = 0, maxPostcopyBandwidth = 0 } = options
   const { setupTimeoutMs = 10_000 } = options
-  for (const [name, value] of Object.entries({
-    downtimeLimitMs,
-    maxBandwidth,
-    maxPostcopyBandwidth,
-    setupTimeoutMs,
-  })) {
-    if (!Number.isFinite(value) || value < 0)
-      throw new UsageError(`${name} must be a number of at least 0, got ${value}`)
-  }
+  assertAtLeastZero({ downtimeLimitMs, maxBandwidth, maxPostcopyBandwidth, setupTimeoutMs })
   return {
     configuration: { machine: guest.machine },
     ramSectionId: LIVE_RAM_SECTION_ID,

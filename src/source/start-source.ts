@@ -2,7 +2,7 @@
 
 import { EventEmitter } from 'node:events'
 import type { TransferListItem } from 'node:worker_threads'
-import { type ErrorMessage, errorFromMessage } from '../errors.js'
+import { type ErrorMessage, errorFromMessage, UsageError } from '../errors.js'
 import { beforeExit } from '../exit-hook.js'
 import { createMachine } from '../machine.js'
 import { createWake } from '../os/wake.js'
@@ -96,3 +96,11 @@ export type SourceThreadMessage =
   | { readonly ready: true }
   | { readonly status: SourceStatus }
   | { readonly done: SourceReport; readonly error?: ErrorMessage }
+
+/** Times, rates and sizes that a user gives, by name. @throws UsageError for the first that cannot be one. */
+export function assertAtLeastZero(values: Readonly<Record<string, number>>): void {
+  for (const [name, value] of Object.entries(values)) {
+    if (!Number.isFinite(value) || value < 0)
+      throw new UsageError(`${name} must be a number of at least 0, got ${value}`)
+  }
+}
