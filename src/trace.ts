@@ -21,7 +21,6 @@ export const TRACE_EVENTS = {
   postcopy_place_page: ['block', 'offset', 'pages'],
   postcopy_place_page_zero: ['block', 'offset', 'pages'],
   postcopy_ram_incoming_cleanup_entry: [],
-  postcopy_ram_incoming_cleanup_join: [],
   postcopy_ram_incoming_cleanup_closeuf: [],
   postcopy_ram_incoming_cleanup_exit: [],
   postcopy_balloon_hold: ['hold'],

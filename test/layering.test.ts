@@ -81,7 +81,7 @@ function trespasses(): string[] {
 
 test('files are found, and their imports', () => {
   assert(files.length > 50, `only ${files.length} files`)
-  const thread = files.find(({ path }) => path === 'destination/stream-thread.ts')!
+  const thread = files.find(({ path }) => path === 'destination/destination-thread.ts')!
   assert(thread.imports.includes('os/channel.ts') && thread.imports.includes('errors.ts'))
 })
 

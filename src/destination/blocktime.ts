@@ -1,6 +1,5 @@
-// How long guest threads stood still: a slot for each thread, in shared memory. The fault thread begins a wait, the
-// stream thread ends it when it has placed the page. Neither waits for the other; a wait is ended once, by whoever
-// swaps the slot's state from blocked to running.
+// How long guest threads stood still: a slot for each thread, in shared memory, written by the destination thread. A wait
+// begins when its fault is read, and ends when its page is placed.
 
 import { LIMITS } from '../limits.js'
 
@@ -58,11 +57,11 @@ export function createBlocktime(memory: SharedArrayBuffer): Blocktime {
 
   /** Slot of a thread; the last one is shared by all threads over the bound. */
   function slotOf(threadId: number): number {
-    const used = Atomics.load(cells, CELLS.used)
+    const used = cells[CELLS.used]!
     for (let slot = 0; slot < used; slot++) if (cells[CELLS.threads + slot] === threadId) return slot
     if (used === SLOTS) return SLOTS - 1
     cells[CELLS.threads + used] = threadId
-    Atomics.store(cells, CELLS.used, used + 1)
+    cells[CELLS.used] = used + 1
     return used
   }
 
@@ -72,40 +71,41 @@ export function createBlocktime(memory: SharedArrayBuffer): Blocktime {
     times[TIMES.sum]! += waitedUs
     times[TIMES.max] = Math.max(times[TIMES.max]!, waitedUs)
     cells[CELLS.buckets + bucketOf(waitedUs)]!++
-    const blocked = Atomics.sub(cells, CELLS.blocked, 1)
-    if (blocked === Atomics.load(cells, CELLS.used)) {
+    if (cells[CELLS.blocked] === cells[CELLS.used]) {
       times[TIMES.overlapped]! += Math.max(0, nowUs - times[TIMES.lastStart]!)
     }
+    cells[CELLS.blocked]!--
+    cells[CELLS.states + slot] = 0
   }
 
   return {
     begin(threadId, page, nowUs) {
       const slot = slotOf(threadId)
       cells[CELLS.faults]!++
-      if (Atomics.load(cells, CELLS.states + slot) === 1) {
-        // A thread that faults again still waits (it was woken for nothing), or its wait is being ended right now.
+      if (cells[CELLS.states + slot] === 1) {
+        // A thread that faults again on the same page still waits: it was woken for nothing.
         if (times[TIMES.pages + slot] === page) return
-        if (Atomics.compareExchange(cells, CELLS.states + slot, 1, 0) === 1) finish(slot, nowUs)
+        finish(slot, nowUs)
       }
       times[TIMES.pages + slot] = page
       times[TIMES.starts + slot] = nowUs
       times[TIMES.lastStart] = nowUs
-      Atomics.add(cells, CELLS.blocked, 1)
-      Atomics.store(cells, CELLS.states + slot, 1)
+      cells[CELLS.blocked]!++
+      cells[CELLS.states + slot] = 1
     },
     end(page, pages, nowUs) {
-      const used = Atomics.load(cells, CELLS.used)
+      const used = cells[CELLS.used]!
       for (let slot = 0; slot < used; slot++) {
-        if (Atomics.load(cells, CELLS.states + slot) !== 1) continue
+        if (cells[CELLS.states + slot] !== 1) continue
         const waitsFor = times[TIMES.pages + slot]!
         if (waitsFor < page || waitsFor >= page + pages) continue
-        if (Atomics.compareExchange(cells, CELLS.states + slot, 1, 0) === 1) finish(slot, nowUs)
+        finish(slot, nowUs)
       }
     },
     report() {
       const counts = Array.from(cells.subarray(CELLS.buckets, CELLS.buckets + BUCKETS))
       const byThreadMs: Record<string, number> = {}
-      for (let slot = 0; slot < Atomics.load(cells, CELLS.used); slot++) {
+      for (let slot = 0; slot < cells[CELLS.used]!; slot++) {
         byThreadMs[cells[CELLS.threads + slot]!] = times[TIMES.totals + slot]! / 1000
       }
       const max = times[TIMES.max]!

@@ -2,7 +2,6 @@
 // threads, guest) and never blocks, reads or writes the connection.
 
 import { EventEmitter } from 'node:events'
-import type { Worker } from 'node:worker_threads'
 import {
   CancelledError,
   errorFromMessage,
@@ -17,7 +16,7 @@ import type { FirstInstruction } from '../guest/guest-messages.js'
 import type { GuestConnection } from '../guest/guest-remote.js'
 import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
-import { closeFd, listenOn, shutdownChannel, shutdownReceiving } from '../os/channel.js'
+import { closeFd, listenOn, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
 import { openUserfaultfd, type Userfaultfd } from '../os/userfaultfd.js'
 import type { Feature } from '../os/userfaultfd-abi.js'
@@ -27,13 +26,12 @@ import { createStats, type Stats, statsBytes } from '../stats.js'
 import { startThread } from '../thread.js'
 import { trace } from '../trace.js'
 import { createBlocktime } from './blocktime.js'
-import type { FaultThreadData } from './fault-thread.js'
+import type { DestinationThreadData, DestinationThreadMessage, PrepareAnswer } from './destination-thread.js'
 import type { Announcement } from './incoming.js'
 import { samplePages } from './page-map.js'
 import type { DestinationReport, IncomingStatus } from './report.js'
 import { allocatePageMaps, CELL, DESTINATION_STATS, type PageMaps } from './shared.js'
 import { INCOMING_STATUS } from './status.js'
-import type { PrepareAnswer, StreamThreadData, StreamThreadMessage } from './stream-thread.js'
 
 export interface ReceiveOptions {
   /** `tcp:HOST:PORT` (port 0: any), `unix:PATH` or `fd:N`. */
@@ -69,25 +67,27 @@ interface Setup {
   readonly blocks: readonly RamBlock[]
   readonly maps: PageMaps
   readonly userfaultfd: Userfaultfd | undefined
-  readonly faultWorker: Worker | undefined
   readonly connection: GuestConnection
 }
 
-/** How long the stream thread may take to tell the source that the guest has failed. */
+/** How long the destination thread may take to tell the source that the guest has failed. */
 const LAST_WORDS_MS = 1000
 
 /** Listens at once. @throws UsageError, ChannelError, HostUnsupportedError */
 export function receive(options: ReceiveOptions): Incoming {
   const listener = listenOn(options.listen)
   const wake = createWake()
-  const faultWake = createWake()
   const cells = new Int32Array(new SharedArrayBuffer(CELL.count * 4))
   const statsMemory = new SharedArrayBuffer(statsBytes(DESTINATION_STATS))
   const stats = createStats(DESTINATION_STATS, statsMemory)
   const status = createMachine('incoming', INCOMING_STATUS, cells, CELL.status)
   const events = new EventEmitter<{ status: [IncomingStatus]; guest: [GuestHandle] }>()
-  const data: StreamThreadData = { listenFd: listener.fd, wakeFd: wake.fd, cells, statsMemory }
-  const worker = startThread(new URL('./stream-thread.js', import.meta.url), 'farfault stream', data)
+  const data: DestinationThreadData = { listenFd: listener.fd, wakeFd: wake.fd, cells, statsMemory }
+  const worker = startThread(
+    new URL('./destination-thread.js', import.meta.url),
+    'farfault destination',
+    data,
+  )
 
   let channelFd = -1
   let connectedUs = 0
@@ -96,18 +96,18 @@ export function receive(options: ReceiveOptions): Incoming {
   let failure: Error | undefined
   let firstInstruction: FirstInstruction | undefined
 
-  /** Ends the stream thread wherever it blocks; it then fails with what `failure` says. */
+  /** Ends the destination thread wherever it blocks; it then fails with what `failure` says. */
   function abort(error: Error): void {
     failure ??= error
     wake.signal()
     if (channelFd >= 0) shutdownChannel(channelFd)
   }
 
-  /** The guest failed: the stream thread ends as well, but first it tells the source, which may still have the guest. */
+  /** The guest failed: the destination thread ends as well, but first it tells the source, which may still have the guest. */
   function endFor(error: Error): void {
     failure ??= error
     Atomics.store(cells, CELL.stopReading, 1)
-    if (channelFd >= 0) shutdownReceiving(channelFd)
+    wake.signal()
     setTimeout(() => abort(error), LAST_WORDS_MS).unref()
   }
 
@@ -117,7 +117,7 @@ export function receive(options: ReceiveOptions): Incoming {
     try {
       setup = await makeSetup(announcement)
       const { guest, blocks, maps, userfaultfd, connection } = setup
-      answer = { blocks, maps, guest: connection, userfaultfdFd: userfaultfd?.fd, faultWakeFd: faultWake.fd }
+      answer = { blocks, maps, guest: connection, userfaultfdFd: userfaultfd?.fd }
       worker.postMessage(answer, [connection.port])
       events.emit('guest', guest)
     } catch (error) {
@@ -144,51 +144,16 @@ export function receive(options: ReceiveOptions): Incoming {
         firstInstruction = times
       })
       const blocks = numberBlocks(guest.blocks)
-      const maps = allocatePageMaps(blocks)
-      const connection = guest.connect()
-      const common = { guest, blocks, maps, connection }
-      if (!advised) return { ...common, userfaultfd: undefined, faultWorker: undefined }
-      const userfaultfd = openUserfaultfd({ features: wantedFeatures(blocks) })
-      const faultWorker = await startFaultThread(connection.cell, blocks, maps, userfaultfd)
-      return { ...common, userfaultfd, faultWorker }
+      const userfaultfd = advised ? openUserfaultfd({ features: wantedFeatures(blocks) }) : undefined
+      return { guest, blocks, maps: allocatePageMaps(blocks), connection: guest.connect(), userfaultfd }
     } catch (error) {
       await guest.destroy()
       throw error
     }
   }
 
-  async function startFaultThread(
-    guestCell: Int32Array,
-    blocks: readonly RamBlock[],
-    maps: PageMaps,
-    userfaultfd: Userfaultfd,
-  ): Promise<Worker> {
-    const workerData: FaultThreadData = {
-      channelFd,
-      userfaultfdFd: userfaultfd.fd,
-      wakeFd: faultWake.fd,
-      cells,
-      guestCell,
-      statsMemory,
-      blocks,
-      maps,
-    }
-    const url = new URL('./fault-thread.js', import.meta.url)
-    const faultWorker = startThread(url, 'farfault fault', workerData)
-    await new Promise<void>((resolve, reject) => {
-      faultWorker.once('error', reject)
-      faultWorker.on('message', (message) => {
-        if (message === 'ready') resolve()
-        else abort(errorFromMessage(message.error))
-      })
-    })
-    return faultWorker
-  }
-
   /** Lets every thread go that may be stalled on an absent page. Only when all is received, or the guest is being destroyed. */
   function letGo(): void {
-    Atomics.store(cells, CELL.faultThreadQuit, 1)
-    faultWake.signal()
     const { userfaultfd, blocks } = setup ?? {}
     if (userfaultfd === undefined || status.is('completed')) return
     for (const block of blocks!) {
@@ -204,14 +169,12 @@ export function receive(options: ReceiveOptions): Incoming {
     const destroyed = ok ? undefined : setup?.guest.kill() // before its RAM is let go: it must not run on zeros
     letGo()
     await destroyed
-    await setup?.faultWorker?.terminate()
     // Closed here and last: until now other threads knew the number, which the kernel gives to whoever opens next.
     if (channelFd >= 0) closeFd(channelFd)
     channelFd = -1
     trace('postcopy_ram_incoming_cleanup_closeuf')
     setup?.userfaultfd?.close()
     wake.close()
-    faultWake.close()
     listener.close()
   }
 
@@ -228,7 +191,7 @@ export function receive(options: ReceiveOptions): Incoming {
     let stoppedAtUs: number | undefined
     let ok = false
     let endUs = 0
-    worker.on('message', (m: StreamThreadMessage) => {
+    worker.on('message', (m: DestinationThreadMessage) => {
       if ('status' in m) events.emit('status', m.status as IncomingStatus)
       else if ('connected' in m) {
         channelFd = m.connected

@@ -1,4 +1,4 @@
-// Puts a host page together from target pages: on hugetlbfs a page can only be placed whole. Stream thread.
+// Puts a host page together from target pages: on hugetlbfs a page can only be placed whole. Destination thread.
 
 import { ProtocolError } from '../errors.js'
 import { LIMITS } from '../limits.js'

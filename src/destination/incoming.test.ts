@@ -52,13 +52,12 @@ function take(...records: Uint8Array[]): { calls: string[]; sent: ReturnMessage[
     guest: { load: note('load'), run: note('run'), holdBalloon: note('hold'), loaded: () => true },
     placer: { assertNothingPending: () => {}, enterPostcopy: note('postcopy') },
     loader: { loadBody: note('body') },
-    wake: { fd: -1 },
   } as unknown as Prepared
   const status = createMachine('incoming', INCOMING_STATUS, cells, CELL.status)
   status.step('incoming')
   createIncoming({
     reader: readerOf(Buffer.concat([HEADER, ...records])),
-    cells,
+    wakeFd: -1,
     stats: createStats(DESTINATION_STATS, new SharedArrayBuffer(statsBytes(DESTINATION_STATS))),
     status,
     postcopy: createMachine('postcopy', POSTCOPY_STATE, cells, CELL.postcopy),

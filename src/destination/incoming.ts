@@ -1,4 +1,4 @@
-// One incoming migration, record by record. Stream thread.
+// One incoming migration, record by record. Destination thread.
 
 import { ChannelError, GuestError, ProtocolError } from '../errors.js'
 import { CELL as GUEST_CELL, OUTCOME } from '../guest/guest-messages.js'
@@ -8,7 +8,6 @@ import type { Machine } from '../machine.js'
 import { monotonicUs } from '../os/clock.js'
 import { assertHostCanReceive } from '../os/probe.js'
 import type { UserfaultfdOperations } from '../os/userfaultfd.js'
-import type { Wake } from '../os/wake.js'
 import type { Bitmap } from '../ram/bitmap.js'
 import { pageSizeSummary, type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
 import type { Stats } from '../stats.js'
@@ -30,7 +29,7 @@ import type { RamLoader } from './load.js'
 import type { Placer } from './placer.js'
 import { discardRange, emptyRam, enableNotify, switchHugePagesOff, unlockMemory } from './prepare.js'
 import type { ReturnPath } from './return-path.js'
-import { CELL, type DESTINATION_STATS } from './shared.js'
+import type { DESTINATION_STATS } from './shared.js'
 import type { INCOMING_STATUS, POSTCOPY_STATE } from './status.js'
 
 /** How long a guest may take to load its device state once everything it could wait for is there, ms. */
@@ -51,14 +50,14 @@ export interface Prepared {
   readonly guest: GuestRemote
   readonly guestCell: Int32Array
   readonly userfaultfd: UserfaultfdOperations | undefined
-  readonly wake: Wake
   readonly placer: Placer
   readonly loader: RamLoader
 }
 
 export interface IncomingParts {
   readonly reader: StreamReader
-  readonly cells: Int32Array
+  /** Signalled by the guest when it has loaded its devices, or could not. */
+  readonly wakeFd: number
   readonly stats: Stats<(typeof DESTINATION_STATS)[number]>
   readonly status: Machine<typeof INCOMING_STATUS>
   readonly postcopy: Machine<typeof POSTCOPY_STATE>
@@ -73,6 +72,8 @@ export interface Incoming {
   readonly returnPath: Pick<ReturnPath, 'send'> | undefined
   /** CLOCK_REALTIME at which the source stopped the guest, µs; undefined when it did not say. */
   readonly stoppedAtUs: number | undefined
+  /** The guest has loaded its devices: answer the PING that stands behind them. Idempotent. */
+  confirmLoaded(): void
   /** Reads the whole stream. When it returns, RAM is whole and the device state is loaded. */
   run(): void
   /** Locks memory again, if it was locked before ADVISE. */
@@ -80,7 +81,7 @@ export interface Incoming {
 }
 
 export function createIncoming(parts: IncomingParts): Incoming {
-  const { reader, cells, stats, status, postcopy } = parts
+  const { reader, stats, status, postcopy, wakeFd } = parts
   let machine = ''
   let advised: { pageSizeSummary: number } | undefined
   let relock = (): void => {}
@@ -88,6 +89,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
   let prepared: Prepared | undefined
   let ramSectionId: number | undefined
   let stoppedAtUs: number | undefined
+  let pongWhenLoaded: number | undefined
   const devices: Uint8Array[] = []
   let deviceBytes = 0
 
@@ -220,9 +222,10 @@ export function createIncoming(parts: IncomingParts): Incoming {
   /** LISTEN, the device state, RUN: from here on the guest is this side's. */
   function startGuest(bytes: Uint8Array, offset: number): void {
     stats.packageAtUs = monotonicUs()
-    const { guest, placer, wake } = ready('PACKAGED')
+    const { guest, placer } = ready('PACKAGED')
     const content = splitPackage(bytes, offset)
     postcopy.step('listen')
+    if (returnPath === undefined) refuse('postcopy without a return path', 'PACKAGED')
     status.step('listen')
     placer.enterPostcopy()
     trace('postcopy_balloon_hold', true)
@@ -230,12 +233,11 @@ export function createIncoming(parts: IncomingParts): Incoming {
     const split = splitStopTime(content.devices)
     stoppedAtUs = split.stoppedAtUs
     // The load may stall on RAM that only this thread can place, so nobody waits for it here: the guest thread says when
-    // it is done, and the fault thread passes that on as the PONG that stands behind the devices.
+    // it is done, and that is passed on as the PONG that stands behind the devices.
     for (const value of content.pings.slice(0, -1)) pong(value)
-    const last = content.pings[content.pings.length - 1]
-    if (last !== undefined) Atomics.store(cells, CELL.pongWhenLoaded, last + 1)
-    guest.load(split.devices, wake.fd)
-    guest.run(wake.fd)
+    pongWhenLoaded = content.pings[content.pings.length - 1]
+    guest.load(split.devices, wakeFd)
+    guest.run()
     postcopy.step('run')
   }
 
@@ -276,9 +278,15 @@ export function createIncoming(parts: IncomingParts): Incoming {
     if (!status.is('postcopy-active')) {
       const split = splitStopTime(Buffer.concat(devices))
       stoppedAtUs = split.stoppedAtUs
-      p.guest.load(split.devices, p.wake.fd)
+      p.guest.load(split.devices, wakeFd)
     }
     waitUntilLoaded(p)
+    confirmLoaded()
+  }
+
+  function confirmLoaded(): void {
+    if (pongWhenLoaded !== undefined) pong(pongWhenLoaded)
+    pongWhenLoaded = undefined
   }
 
   return {
@@ -292,6 +300,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
       return stoppedAtUs
     },
     relock: () => relock(),
+    confirmLoaded,
     run() {
       if (reader.atEnd()) throw new ChannelError('the source closed the connection before it sent anything')
       readHeader(reader)

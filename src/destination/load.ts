@@ -1,4 +1,4 @@
-// Reads the body of a RAM section and hands each page to the placer. Stream thread.
+// Reads the body of a RAM section and hands each page to the placer. Destination thread.
 
 import { ProtocolError } from '../errors.js'
 import { type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
@@ -11,15 +11,21 @@ export interface RamLoader {
   loadBody(): void
 }
 
+/** Records between two looks at what else waits: so many pages take about a tenth of a millisecond. */
+const RECORDS_PER_LOOK = 64
+
+/** @param look called now and then while there is no need to wait for bytes: a guest thread may have stalled. */
 export function createRamLoader(
   reader: StreamReader,
   blocks: readonly RamBlock[],
   placer: Placer,
+  look: () => void = () => {},
 ): RamLoader {
   const byName = new Map(blocks.map((block) => [block.name, block]))
   const record = createRamRecord()
   // The block of the record before; it holds over the ends of sections.
   let block: RamBlock | undefined
+  let records = 0
 
   function refuse(what: string, got: string): never {
     throw new ProtocolError(what, { offset: reader.streamOffset, record: 'ram page record', got })
@@ -42,6 +48,7 @@ export function createRamLoader(
         // The next record may make the reader refill its buffer, and a joined run points into it. It is also the moment
         // before the thread may block: whatever has come so far belongs into RAM.
         if (reader.available < RAM_RECORD_BYTES_MAX) placer.flush()
+        if (++records % RECORDS_PER_LOOK === 0) look()
         readRamRecord(reader, record)
         switch (record.kind) {
           case 'page': {

@@ -1,4 +1,4 @@
-// Puts pages into guest RAM, atomically where the guest may be looking. Stream thread; nobody else writes guest RAM while
+// Puts pages into guest RAM, atomically where the guest may be looking. Destination thread; nobody else writes guest RAM while
 // it is being received.
 //
 // RAM is registered with userfaultfd from the start, so there are two ways a page gets in:

@@ -1,4 +1,4 @@
-// Makes guest RAM ready to be received, and ordinary again afterwards. Stream thread.
+// Makes guest RAM ready to be received, and ordinary again afterwards. Destination thread.
 //
 // The order is QEMU's: at ADVISE the host is checked and RAM is emptied; before the first discard transparent huge pages
 // are switched off; RAM is watched by userfaultfd before the guest can touch it; at the end all of that is undone.

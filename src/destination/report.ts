@@ -24,7 +24,7 @@ export interface DestinationReport {
   readonly postcopyMs: number
   readonly pages: { readonly normal: number; readonly zero: number; readonly requested: number }
   readonly faults: number
-  /** From the moment the fault thread hears of a fault until the page is placed, µs. */
+  /** From the moment the destination hears of a fault until the page is placed, µs. */
   readonly faultLatencyUs: { readonly p50: number; readonly p99: number; readonly max: number }
   /** `[i]`: faults that took 2^i to 2^(i+1) µs. */
   readonly faultHistogramUs: readonly number[]

@@ -1,47 +1,57 @@
-// The way back to the source. Two threads write to it, so each message is sent whole under a lock.
+// The way back to the source. Destination thread.
 
-import { sendAll } from '../os/channel.js'
-import { trace } from '../trace.js'
+import { ChannelError } from '../errors.js'
+import { sendAll, sendWhole } from '../os/channel.js'
+import { nativeBuffer } from '../os/memory.js'
+import type { RamBlock } from '../ram/block.js'
+import { trace, tracing } from '../trace.js'
 import { encodeReturnMessage, type ReturnMessage } from '../wire/messages.js'
-import { CELL } from './shared.js'
 
 export interface ReturnPath {
   /** Blocks until the message is with the kernel. @throws ChannelError when the connection is lost. */
   send(message: ReturnMessage): void
-  /** REQ_PAGES, in a buffer that is made once: a guest thread waits for it. @throws ChannelError */
-  requestPages(start: number, length: number): void
+  /**
+   * Asks for the host page at `start`. When the connection is lost, the request is not: `requested` has it, and whoever
+   * reads the stream sees the same loss, and decides.
+   */
+  requestPage(block: RamBlock, start: number): void
 }
 
-export function createReturnPath(fd: number, cells: Int32Array): ReturnPath {
-  const request = encodeReturnMessage({ name: 'REQ_PAGES', start: 0, length: 0 })
-  const body = new DataView(request.buffer, request.byteOffset + 4, request.length - 4)
+export function createReturnPath(fd: number): ReturnPath {
+  // In memory that is made once, and sent without a copy: a guest thread waits for it.
+  const plain = encodeReturnMessage({ name: 'REQ_PAGES', start: 0, length: 0 })
+  const request = nativeBuffer(plain.length)
+  request.bytes.set(plain)
+  const body = new DataView(request.bytes.buffer, 4)
+  let lastRequested: RamBlock | undefined
 
-  function sendLocked(bytes: Uint8Array, name: ReturnMessage['name']): void {
-    lock(cells)
-    try {
-      sendAll(fd, bytes)
-    } finally {
-      unlock(cells)
+  function send(message: ReturnMessage): void {
+    sendAll(fd, encodeReturnMessage(message))
+    trace('migrate_send_rp_message', message.name)
+  }
+
+  /** The source remembers the block: it is named only when it changes. */
+  function sendRequest(block: RamBlock, start: number): void {
+    if (block !== lastRequested) {
+      send({ name: 'REQ_PAGES_ID', start, length: block.pageSize, block: block.name })
+      lastRequested = block
+      return
     }
-    trace('migrate_send_rp_message', name)
+    body.setUint32(0, start / 2 ** 32)
+    body.setUint32(4, start) // modulo 2^32: the low half
+    body.setUint32(8, block.pageSize)
+    sendWhole(fd, request.address, plain.length)
+    if (tracing()) trace('migrate_send_rp_message', 'REQ_PAGES')
   }
 
   return {
-    send: (message) => sendLocked(encodeReturnMessage(message), message.name),
-    requestPages(start, length) {
-      body.setUint32(0, start / 2 ** 32)
-      body.setUint32(4, start) // modulo 2^32: the low half
-      body.setUint32(8, length)
-      sendLocked(request, 'REQ_PAGES')
+    send,
+    requestPage(block, start) {
+      try {
+        sendRequest(block, start)
+      } catch (error) {
+        if (!(error instanceof ChannelError)) throw error
+      }
     },
   }
-}
-
-function lock(cells: Int32Array): void {
-  if (Atomics.compareExchange(cells, CELL.returnPathLock, 0, 1) === 0) return
-  while (Atomics.exchange(cells, CELL.returnPathLock, 2) !== 0) Atomics.wait(cells, CELL.returnPathLock, 2)
-}
-
-function unlock(cells: Int32Array): void {
-  if (Atomics.exchange(cells, CELL.returnPathLock, 0) === 2) Atomics.notify(cells, CELL.returnPathLock, 1)
 }

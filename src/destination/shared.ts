@@ -1,4 +1,4 @@
-// What the destination's threads share: a page of cells, two bitmaps a RAM block, the blocktime slots, the counters.
+// What the destination thread shares with the main thread: a few cells, two bitmaps a RAM block, blocktime, counters.
 
 import { type Bitmap, bitmapBytes, createBitmap } from '../ram/bitmap.js'
 import type { RamBlock } from '../ram/block.js'
@@ -9,22 +9,14 @@ export const CELL = {
   /** Number of the INCOMING_STATUS and of the POSTCOPY_STATE. */
   status: 0,
   postcopy: 1,
-  /** Lock of the return path: 0 free, 1 held, 2 held and waited for. */
-  returnPathLock: 2,
-  /** 1 asks the fault thread to quit. */
-  faultThreadQuit: 3,
-  /** 1 while the fault thread runs. */
-  faultThreadRuns: 4,
-  /** Incremented by the main thread for each answer to the stream thread. */
-  answers: 5,
-  /** The PONG to send when the guest has loaded its device state, plus one; 0: none. */
-  pongWhenLoaded: 6,
-  /** 1: the stream thread reads no more; what it has to send still goes out. */
-  stopReading: 7,
-  count: 8,
+  /** Incremented by the main thread for each answer to the destination thread. */
+  answers: 2,
+  /** 1: the destination thread reads no more; what it has to send still goes out. */
+  stopReading: 3,
+  count: 4,
 } as const
 
-/** Written by the stream thread alone, but `requests`, which the fault thread writes. */
+/** Written by the destination thread alone. */
 export const DESTINATION_STATS = [
   'bytes',
   'pagesNormal',

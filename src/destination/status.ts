@@ -1,5 +1,5 @@
 // The two states of an incoming migration: what a user sees, and how far postcopy has come.
-// Both are stepped by the destination's stream thread. Names are QEMU's.
+// Both are stepped by the destination thread. Names are QEMU's.
 
 import type { Table } from '../machine.js'
 

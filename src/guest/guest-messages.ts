@@ -13,11 +13,9 @@ export const CELL = {
   reply: 0,
   /** Progress of `load`, one of `OUTCOME`. */
   loaded: 1,
-  /** Progress of `run`, one of `OUTCOME`. */
-  running: 2,
   /** May `run` begin? One of `PERMIT`; whoever swaps it from `open` decides, once and for all. */
-  permit: 3,
-  slots: 4,
+  permit: 2,
+  slots: 3,
 } as const
 
 export const PERMIT = { open: 0, ran: 1, forbidden: 2 } as const
@@ -59,7 +57,7 @@ export type EngineRequest =
   | { readonly op: keyof EngineAnswers; readonly id: number }
   /** Not waited for, because they may stall on RAM that only the engine thread can bring. */
   | { readonly op: 'load'; readonly devices: Uint8Array; readonly wakeFd: number }
-  | { readonly op: 'run'; readonly wakeFd: number }
+  | { readonly op: 'run' }
   | { readonly op: 'holdBalloon'; readonly hold: boolean }
 
 export interface EngineReply {
@@ -68,7 +66,7 @@ export interface EngineReply {
   readonly error?: ErrorMessage
 }
 
-/** Id of a reply that no request waits for: the error of a failed `load` or `run`. */
+/** Id of a reply that no request waits for: the error of a failed `load`. */
 export const UNASKED = 0
 
 export interface MainAnswers {

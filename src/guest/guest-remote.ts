@@ -1,5 +1,5 @@
 // A guest as an engine thread sees it: blocking calls to the guest thread, each with a time limit. Runs on the source
-// thread and on the destination's stream thread; `guest-thread.ts` is the other half.
+// thread and on the destination thread; `guest-thread.ts` is the other half.
 
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import { errorFromMessage, GuestError } from '../errors.js'
@@ -37,10 +37,8 @@ export interface GuestRemote {
   load(devices: Uint8Array, wakeFd: number): void
   /** False while loading; throws what `load` failed with. */
   loaded(): boolean
-  /** Let the guest run and return at once; `wakeFd` is signalled when `running` changes. */
-  run(wakeFd: number): void
-  /** False until the page of the first instruction is there; throws what `run` failed with. */
-  running(): boolean
+  /** Let the guest run and return at once. How that goes is told to the main thread. */
+  run(): void
   /** From now on `run` does nothing. False when it has let the guest run already. */
   forbidRun(): boolean
   /** Tell the guest's balloon device to hold still, or that it may go on; after what was posted before, not waited for. */
@@ -79,8 +77,8 @@ export function createGuestRemote(
     }
   }
 
-  function outcome(slot: number): boolean {
-    const reached = Atomics.load(cell, slot)
+  function loaded(): boolean {
+    const reached = Atomics.load(cell, CELL.loaded)
     if (reached === OUTCOME.failed) {
       if (failure === undefined) takeReply(UNASKED)
       throw failure
@@ -95,9 +93,8 @@ export function createGuestRemote(
     stopAndSave: () => ask('stopAndSave'),
     resume: () => ask('resume'),
     load: (devices, wakeFd) => post({ op: 'load', devices, wakeFd }),
-    loaded: () => outcome(CELL.loaded),
-    run: (wakeFd) => post({ op: 'run', wakeFd }),
-    running: () => outcome(CELL.running),
+    loaded,
+    run: () => post({ op: 'run' }),
     forbidRun: () => Atomics.compareExchange(cell, CELL.permit, PERMIT.open, PERMIT.forbidden) !== PERMIT.ran,
     holdBalloon: (hold) => post({ op: 'holdBalloon', hold }),
   }

@@ -28,45 +28,52 @@ test('an engine thread stops, saves and resumes a guest', TIMEOUT, async () => {
   await guest.destroy()
 })
 
-test('load and run are not waited for, and signal the wake descriptor', TIMEOUT, async () => {
-  const guest = await stuckGuest({})
+test(
+  'load and run are not waited for; load signals the wake descriptor, run tells the main thread',
+  TIMEOUT,
+  async () => {
+    const guest = await stuckGuest({})
+    const remote = createGuestRemote(guest.connect())
+    const wake = createWake()
+    remote.load(Uint8Array.of(1), wake.fd)
+    while (!remote.loaded()) await sleep(1)
+    await sleep(5)
+    assert(wake.drain())
+    const runs = new Promise((resolve) => guest.on('firstInstruction', resolve))
+    remote.run()
+    await runs
+    assert(!wake.drain(), 'by now the descriptor may be closed')
+    await guest.destroy()
+    wake.close()
+  },
+)
+
+test('an error in loadDevices reaches the engine thread and main', TIMEOUT, async () => {
+  const guest = await stuckGuest({ throwIn: 'loadDevices' })
+  const failed = new Promise<Error>((resolve) => guest.on('failed', resolve))
   const remote = createGuestRemote(guest.connect())
   const wake = createWake()
-  remote.load(Uint8Array.of(1), wake.fd)
-  while (!remote.loaded()) await sleep(1)
-  await sleep(5)
-  assert(wake.drain())
-  assert(!remote.running())
-  remote.run(wake.fd)
-  while (!remote.running()) await sleep(1)
-  await sleep(5)
-  assert(wake.drain())
+  remote.load(new Uint8Array(1), wake.fd)
+  const thrown = /thrown in loadDevices/
+  await assert.rejects(
+    async () => {
+      while (!remote.loaded()) await sleep(1)
+    },
+    (error) => error instanceof GuestError && thrown.test(error.message),
+  )
+  assert.match((await failed).message, thrown)
+  assert.throws(() => remote.loaded(), thrown)
   await guest.destroy()
   wake.close()
 })
 
-for (const op of ['loadDevices', 'run'] as const) {
-  test(`an error in ${op} reaches the engine thread and main`, TIMEOUT, async () => {
-    const guest = await stuckGuest({ throwIn: op })
-    const failed = new Promise<Error>((resolve) => guest.on('failed', resolve))
-    const remote = createGuestRemote(guest.connect())
-    const wake = createWake()
-    const [begin, reached] = op === 'run' ? (['run', 'running'] as const) : (['load', 'loaded'] as const)
-    if (begin === 'run') remote.run(wake.fd)
-    else remote.load(new Uint8Array(1), wake.fd)
-    const thrown = new RegExp(`thrown in ${op}`)
-    await assert.rejects(
-      async () => {
-        while (!remote[reached]()) await sleep(1)
-      },
-      (error) => error instanceof GuestError && thrown.test(error.message),
-    )
-    assert.match((await failed).message, thrown)
-    assert.throws(() => remote[reached](), thrown)
-    await guest.destroy()
-    wake.close()
-  })
-}
+test('an error in run reaches main', TIMEOUT, async () => {
+  const guest = await stuckGuest({ throwIn: 'run' })
+  const failed = new Promise<Error>((resolve) => guest.on('failed', resolve))
+  createGuestRemote(guest.connect()).run()
+  assert.match((await failed).message, /thrown in run/)
+  await guest.destroy()
+})
 
 test('an error in an awaited request is thrown where it was asked', TIMEOUT, async () => {
   const guest = await stuckGuest({ throwIn: 'saveDevices' })

@@ -1,7 +1,7 @@
 // Entry of the guest thread: imports a guest module, makes its guest, and serves main and one engine thread at a time.
 //
 // This thread stalls whenever the guest touches RAM that has not arrived. So nobody may wait for it on the way to
-// bringing RAM: `load` and `run` report through the cell and a wake descriptor instead of being waited for.
+// bringing RAM: `load` reports through the cell and a wake descriptor, `run` to the main thread, instead of being waited for.
 
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads'
 import { errorToMessage } from '../errors.js'
@@ -89,18 +89,19 @@ function serve(guest: Guest): void {
   }
 
   function connect(port: MessagePort, cell: Int32Array): void {
-    const report = (slot: number, outcome: number, wakeFd: number) => {
-      Atomics.store(cell, slot, outcome)
-      Atomics.notify(cell, slot)
+    const reportLoaded = (outcome: number, wakeFd: number) => {
+      Atomics.store(cell, CELL.loaded, outcome)
+      Atomics.notify(cell, CELL.loaded)
       wakeFromFd(wakeFd).signal()
     }
-    const unwaited = async (slot: number, wakeFd: number, work: (done: () => void) => unknown) => {
+    const load = async (devices: Uint8Array, wakeFd: number): Promise<void> => {
       try {
-        await work(() => report(slot, OUTCOME.done, wakeFd))
+        await guest.loadDevices(devices)
+        reportLoaded(OUTCOME.done, wakeFd)
       } catch (error) {
         const plain = errorToMessage(error)
         port.postMessage({ id: UNASKED, error: plain } satisfies EngineReply)
-        report(slot, OUTCOME.failed, wakeFd)
+        reportLoaded(OUTCOME.failed, wakeFd)
         tell({ event: 'failed', error: plain })
       }
     }
@@ -109,13 +110,14 @@ function serve(guest: Guest): void {
     const handle = async (request: EngineRequest): Promise<void> => {
       switch (request.op) {
         case 'load':
-          return unwaited(CELL.loaded, request.wakeFd, async (done) => {
-            await guest.loadDevices(request.devices)
-            done()
-          })
+          return load(request.devices, request.wakeFd)
         case 'run':
           if (Atomics.load(cell, CELL.loaded) === OUTCOME.failed || !permitted()) return
-          return unwaited(CELL.running, request.wakeFd, run)
+          try {
+            return run(() => {})
+          } catch (error) {
+            return tell({ event: 'failed', error: errorToMessage(error) })
+          }
         case 'holdBalloon':
           return guest.holdBalloon?.(request.hold)
         default: {

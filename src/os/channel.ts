@@ -14,6 +14,7 @@ export {
   closeFd,
   readSome,
   sendAll,
+  sendWhole,
   shutdownChannel,
   shutdownReceiving,
   tryRead,

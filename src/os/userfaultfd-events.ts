@@ -1,4 +1,4 @@
-// Events read from a userfaultfd, many at a time, into a buffer that is made once. Destination fault thread.
+// Events read from a userfaultfd, many at a time, into a buffer that is made once. Destination thread.
 
 import { SystemError } from '../errors.js'
 import { getU64, nativeBuffer } from './memory.js'

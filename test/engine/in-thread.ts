@@ -164,7 +164,6 @@ export function createInThreadDestination(ram: Ram): InThreadDestination {
         guest,
         guestCell: new Int32Array(new SharedArrayBuffer(GUEST_CELL.slots * 4)),
         userfaultfd: operations,
-        wake,
         placer,
         loader: createRamLoader(reader, blocks, placer),
       }
@@ -172,7 +171,7 @@ export function createInThreadDestination(ram: Ram): InThreadDestination {
 
     const incoming = createIncoming({
       reader,
-      cells,
+      wakeFd: wake.fd,
       stats,
       status: createMachine('incoming', INCOMING_STATUS, cells, CELL.status),
       postcopy: createMachine('postcopy', POSTCOPY_STATE, cells, CELL.postcopy),

@@ -1,12 +1,13 @@
-// The stream thread: accepts the connection and takes the stream in, to its end or its failure. Blocks in accept, in
-// read, in placement, and while the main thread makes the guest.
+// The destination thread: accepts the connection, takes the stream in, and serves the guest's faults meanwhile, to the end
+// or the failure of the stream. Blocks in accept, in poll, in placement, and while the main thread makes the guest.
 
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
 import { ChannelError, type ErrorMessage, errorFromMessage, errorToMessage, GuestError } from '../errors.js'
+import { CELL as GUEST_CELL, OUTCOME } from '../guest/guest-messages.js'
 import { createGuestRemote, type GuestConnection } from '../guest/guest-remote.js'
 import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
-import { acceptOn, readSome, shutdownChannel } from '../os/channel.js'
+import { acceptOn, shutdownChannel } from '../os/channel.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
 import { userfaultfdFromFd } from '../os/userfaultfd.js'
 import { wakeFromFd } from '../os/wake.js'
@@ -15,7 +16,9 @@ import { createStats } from '../stats.js'
 import { trace } from '../trace.js'
 import { createStreamReader } from '../wire/reader.js'
 import { createBlocktime } from './blocktime.js'
+import { createFaults } from './faults.js'
 import { type Announcement, createIncoming, type Incoming, type Prepared } from './incoming.js'
+import { createIntake } from './intake.js'
 import { createRamLoader } from './load.js'
 import { createPlacer } from './placer.js'
 import { cleanUpRam } from './prepare.js'
@@ -26,7 +29,7 @@ import { INCOMING_STATUS, POSTCOPY_STATE } from './status.js'
 /** SHUT values. QEMU knows 0 and not 0; our own source goes on with its guest only when that never ran here. */
 const SHUT = { complete: 0, guestNeverRan: 1, guestRan: 2 } as const
 
-export interface StreamThreadData {
+export interface DestinationThreadData {
   readonly listenFd: number
   readonly wakeFd: number
   readonly cells: Int32Array
@@ -41,22 +44,21 @@ export type PrepareAnswer =
       readonly maps: PageMaps
       readonly guest: GuestConnection
       readonly userfaultfdFd: number | undefined
-      /** Wakes the fault thread, where there is one. */
-      readonly faultWakeFd: number
     }
 
 /** What this thread tells the main thread. */
-export type StreamThreadMessage =
+export type DestinationThreadMessage =
   | { readonly status: string }
   | { readonly connected: number }
   | { readonly announcement: Announcement }
   | { readonly complete: { readonly stoppedAtUs: number | undefined } }
   | { readonly failed: ErrorMessage; readonly stoppedAtUs: number | undefined }
 
-const data = workerData as StreamThreadData
+const data = workerData as DestinationThreadData
 const { cells } = data
+const wake = wakeFromFd(data.wakeFd)
 const main = parentPort!
-const tell = (message: StreamThreadMessage): void => main.postMessage(message)
+const tell = (message: DestinationThreadMessage): void => main.postMessage(message)
 const stats = createStats(DESTINATION_STATS, data.statsMemory)
 const status = createMachine('incoming', INCOMING_STATUS, cells, CELL.status, (from, event, to) => {
   trace('migrate_set_state', 'incoming', from, event, to)
@@ -79,76 +81,95 @@ function askForGuest(announcement: Announcement): Exclude<PrepareAnswer, { error
 function receive(channelFd: number): void {
   const buffer = mapAnonymous(LIMITS.receiveBufferBytes)
   const bytes = viewOf(buffer.address, buffer.length)
-  const reader = createStreamReader(bytes, (at, max) =>
-    Atomics.load(cells, CELL.stopReading) === 1 ? 0 : readSome(channelFd, buffer.address + at, max),
-  )
+  const returnPath = createReturnPath(channelFd)
+  const intake = createIntake({ fd: channelFd, bufferAddress: buffer.address, wake, onWake })
+  const reader = createStreamReader(bytes, intake.pull)
 
   function prepare(announcement: Announcement): Prepared {
-    const { blocks, maps, guest, userfaultfdFd, faultWakeFd } = askForGuest(announcement)
+    const { blocks, maps, guest, userfaultfdFd } = askForGuest(announcement)
     const received = bitmapsOver(blocks, maps.received)
+    const requested = bitmapsOver(blocks, maps.requested)
+    const blocktime = createBlocktime(maps.blocktime)
     const userfaultfd = userfaultfdFd === undefined ? undefined : userfaultfdFromFd(userfaultfdFd)
     const placer = createPlacer({
       buffer: bytes,
       bufferAddress: buffer.address,
       blocks,
       received,
-      requested: bitmapsOver(blocks, maps.requested),
-      blocktime: createBlocktime(maps.blocktime),
+      requested,
+      blocktime,
       stats,
       userfaultfd,
     })
+    if (userfaultfd !== undefined) {
+      const ask = (block: RamBlock, start: number): void => {
+        returnPath.requestPage(block, start)
+        stats.requests++
+      }
+      const faults = createFaults({ blocks, received, requested, blocktime, userfaultfd, ask })
+      trace('postcopy_ram_fault_thread_entry')
+      intake.serveFaults(userfaultfd.fd, faults.serve)
+    }
     return {
       blocks,
       received,
       guest: createGuestRemote(guest),
       guestCell: guest.cell,
       userfaultfd,
-      wake: wakeFromFd(faultWakeFd),
       placer,
-      loader: createRamLoader(reader, blocks, placer),
+      loader: createRamLoader(reader, blocks, placer, intake.look),
     }
   }
 
-  const openReturnPath = () => createReturnPath(channelFd, cells)
-  const incoming = createIncoming({ reader, cells, stats, status, postcopy, openReturnPath, prepare })
+  const openReturnPath = () => returnPath
+  const incoming = createIncoming({
+    reader,
+    wakeFd: wake.fd,
+    stats,
+    status,
+    postcopy,
+    openReturnPath,
+    prepare,
+  })
+
+  /** The main thread wants an end, or the guest thread has loaded its devices, or could not. */
+  function onWake(): boolean {
+    if (Atomics.load(cells, CELL.stopReading) === 1) return true
+    const guestCell = incoming.prepared?.guestCell
+    if (guestCell === undefined) return false
+    const loaded = Atomics.load(guestCell, GUEST_CELL.loaded)
+    if (loaded === OUTCOME.done) incoming.confirmLoaded()
+    return loaded === OUTCOME.failed
+  }
+
   try {
     incoming.run()
     complete(incoming)
   } catch (error) {
     fail(incoming, error)
   } finally {
+    trace('postcopy_ram_fault_thread_exit')
     incoming.prepared?.placer.close()
     buffer.unmap()
   }
 }
 
 function complete(incoming: Incoming): void {
-  const { blocks, userfaultfd, wake, guest } = incoming.prepared!
+  const { blocks, userfaultfd, guest } = incoming.prepared!
   trace('postcopy_ram_incoming_cleanup_entry')
-  // Join the fault thread before the ranges are unregistered: nobody asks for a page any more.
-  trace('postcopy_ram_incoming_cleanup_join')
-  Atomics.store(cells, CELL.faultThreadQuit, 1)
-  wake.signal()
-  while (Atomics.load(cells, CELL.faultThreadRuns) === 1) Atomics.wait(cells, CELL.faultThreadRuns, 1, 1000)
   if (userfaultfd !== undefined) {
+    trace('postcopy_ram_fault_thread_quit')
     cleanUpRam(blocks, userfaultfd)
-    confirmLoaded(incoming)
     trace('postcopy_balloon_hold', false)
     guest.holdBalloon(false)
   }
   incoming.relock()
   incoming.returnPath?.send({ name: 'SHUT', value: SHUT.complete })
   // A guest that came by precopy runs only now: until SHUT is on its way the source may still take it back.
-  if (!status.is('postcopy-active')) guest.run(wake.fd)
+  if (!status.is('postcopy-active')) guest.run()
   status.step('eof')
   trace('postcopy_ram_incoming_cleanup_exit')
   tell({ complete: { stoppedAtUs: incoming.stoppedAtUs } })
-}
-
-/** The fault thread may have quit before it saw that the devices are loaded. */
-function confirmLoaded(incoming: Incoming): void {
-  const pong = Atomics.exchange(cells, CELL.pongWhenLoaded, 0)
-  if (pong !== 0) incoming.returnPath?.send({ name: 'PONG', value: pong - 1 })
 }
 
 function fail(incoming: Incoming, error: unknown): void {
@@ -165,7 +186,7 @@ function fail(incoming: Incoming, error: unknown): void {
   tell({ failed: errorToMessage(cause), stoppedAtUs: incoming.stoppedAtUs })
 }
 
-/** When the guest failed, another thread closed the connection to end this one: then the guest's error is the cause. */
+/** When the guest failed, another thread ended the reading: then the guest's error is the cause. */
 function causeOf(incoming: Incoming, error: unknown): unknown {
   if (!(error instanceof ChannelError) || incoming.prepared === undefined) return error
   try {
@@ -176,10 +197,9 @@ function causeOf(incoming: Incoming, error: unknown): unknown {
   }
 }
 
-const listenWake = wakeFromFd(data.wakeFd)
 let channelFd = -1
 try {
-  const accepted = acceptOn(data.listenFd, listenWake.fd)
+  const accepted = acceptOn(data.listenFd, wake.fd)
   if (accepted !== 'woken') {
     channelFd = accepted
     tell({ connected: channelFd })

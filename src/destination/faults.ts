@@ -1,0 +1,62 @@
+// Hears of every guest thread that stalls on an absent page, and asks the source for that page. Destination thread;
+// never blocks. `requested` says what has been asked for: what is outstanding is `requested & ~received`.
+
+import { GuestError } from '../errors.js'
+import { monotonicUs } from '../os/clock.js'
+import type { UserfaultfdOperations } from '../os/userfaultfd.js'
+import { createEventBatch } from '../os/userfaultfd-events.js'
+import type { Bitmap } from '../ram/bitmap.js'
+import { blockAt, type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
+import { trace, tracing } from '../trace.js'
+import type { Blocktime } from './blocktime.js'
+
+export interface Faults {
+  /** Handle the faults that wait in the userfaultfd. @throws GuestError for one outside of every RAM block. */
+  serve(): void
+}
+
+export interface FaultsParts {
+  readonly blocks: readonly RamBlock[]
+  readonly received: readonly Bitmap[]
+  readonly requested: readonly Bitmap[]
+  readonly blocktime: Blocktime
+  readonly userfaultfd: Pick<UserfaultfdOperations, 'readEvents' | 'wake'>
+  /** Ask the source for a host page: block, and offset in it. */
+  ask(block: RamBlock, start: number): void
+}
+
+export function createFaults(parts: FaultsParts): Faults {
+  const { blocks, received, requested, blocktime, userfaultfd, ask } = parts
+  const events = createEventBatch()
+
+  function handle(event: number): void {
+    // Only page faults were asked for; anything else the kernel may tell is no reason to stop serving them.
+    if (events.kind(event) !== 'pagefault') return
+    const address = events.address(event)
+    const block = blockAt(blocks, address)
+    if (block === undefined)
+      throw new GuestError(`page fault at 0x${address.toString(16)}, outside of every RAM block`)
+    const within = address - block.address
+    const offset = within - (within % block.pageSize)
+    const page = offset / TARGET_PAGE_BYTES
+    if (tracing()) {
+      trace('postcopy_ram_fault_thread_request', address, block.name, offset, events.threadId(event))
+    }
+    if (received[block.index]!.get(page)) {
+      // Placed since it stalled: nothing to ask for, but it may have missed being woken.
+      userfaultfd.wake(block.address + offset, block.pageSize)
+      return
+    }
+    blocktime.begin(events.threadId(event), block.firstPage + page, monotonicUs())
+    if (requested[block.index]!.get(page)) return
+    requested[block.index]!.set(page)
+    ask(block, offset)
+  }
+
+  return {
+    serve() {
+      const count = userfaultfd.readEvents(events) // none: the waiter was let go meanwhile
+      for (let i = 0; i < count; i++) handle(i)
+    },
+  }
+}

@@ -1,0 +1,67 @@
+// Where the destination thread waits: for bytes of the stream, for faults of the guest, for a word from another thread.
+// One thread does all three, so a fault costs no more wake-ups than it must, and nothing needs a lock. Destination thread.
+
+import { tryRead } from '../os/channel.js'
+import { createPoll, POLL_EVENTS } from '../os/poll.js'
+import type { Wake } from '../os/wake.js'
+import type { Pull } from '../wire/reader.js'
+
+export interface Intake {
+  /** Bytes of the stream, into the receive buffer; blocks for them, and serves faults meanwhile. */
+  readonly pull: Pull
+  /** From now on faults are served: `serve` is called when `userfaultfd` (a descriptor) is readable. */
+  serveFaults(userfaultfd: number, serve: () => void): void
+  /** Serve the faults that wait now, if any; for whoever is busy with what has been read. */
+  look(): void
+}
+
+interface IntakeParts {
+  readonly fd: number
+  /** Of the receive buffer. */
+  readonly bufferAddress: number
+  readonly wake: Wake
+  /** The wake descriptor was signalled. True: read no more; the stream ends here. */
+  onWake(): boolean
+}
+
+const SOCKET = 0
+const WAKE = 1
+const FAULTS = 2
+
+export function createIntake({ fd, bufferAddress, wake, onWake }: IntakeParts): Intake {
+  const poll = createPoll(3)
+  poll.set(SOCKET, fd, POLL_EVENTS.in)
+  poll.set(WAKE, wake.fd, POLL_EVENTS.in)
+  let serve = (): void => {}
+  let ended = false
+  /** The last read took all there was: the next one would find nothing. */
+  let drained = true
+
+  function wait(): void {
+    poll.wait(-1)
+    if (poll.readable(FAULTS)) serve()
+    if (poll.readable(WAKE)) {
+      wake.drain()
+      ended ||= onWake()
+    }
+    drained = !poll.readable(SOCKET)
+  }
+
+  return {
+    pull(at, max) {
+      for (;;) {
+        if (drained) wait()
+        if (ended) return 0
+        if (drained) continue
+        const count = tryRead(fd, bufferAddress + at, max)
+        drained = count === 'again' || count < max
+        if (count !== 'again') return count
+      }
+    },
+    serveFaults(userfaultfd, serveWaiting) {
+      serve = serveWaiting
+      poll.set(FAULTS, userfaultfd, POLL_EVENTS.in)
+    },
+    look: () => serve(),
+  }
+}
