@@ -32,7 +32,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   image: ['wire/', 'ram/', 'os/', 'source/', ...GUEST_INTERFACE],
   qemu: [],
   vm: ['image/', 'qemu/', 'source/', 'os/'],
-  cli: ['index.ts', 'qemu/'],
+  cli: ['index.ts', 'qemu/', 'os/leave.ts'],
 }
 
 interface SourceFile {

@@ -2,6 +2,8 @@
 // Entry of the farfault command: finds the command in the table, and turns its end into an exit status. Main thread.
 
 import { UsageError } from '../errors.js'
+import { leaveProcess } from '../os/leave.js'
+import { threadsStarted } from '../thread.js'
 import { COMMANDS, type Command } from './commands.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import { commandHelp, generalHelp } from './help.js'
@@ -59,10 +61,16 @@ async function runReported(command: Command, values: Parameters<Command['run']>[
 // Whoever reads the output may go away; that is no reason to lose a guest.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
 
+/** Behind all other exit listeners, which have let everything go; what was printed is out, as such writes are synchronous. */
+function exit(status: ExitCode): never {
+  if (threadsStarted() > 0) process.on('exit', leaveProcess)
+  process.exit(status)
+}
+
 try {
-  process.exit(await main(process.argv.slice(2)))
+  exit(await main(process.argv.slice(2)))
 } catch (error) {
   if (!(error instanceof UsageError)) throw error
   complain(error.message)
-  process.exit(EXIT.usage)
+  exit(EXIT.usage)
 }

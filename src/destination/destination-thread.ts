@@ -13,6 +13,7 @@ import { userfaultfdFromFd } from '../os/userfaultfd.js'
 import { wakeFromFd } from '../os/wake.js'
 import type { RamBlock } from '../ram/block.js'
 import { createStats } from '../stats.js'
+import { sayEnded } from '../thread.js'
 import { trace } from '../trace.js'
 import { createStreamReader } from '../wire/reader.js'
 import { createBlocktime } from './blocktime.js'
@@ -210,6 +211,7 @@ try {
   if (status.can('fail')) status.step('fail')
   tell({ failed: errorToMessage(error), stoppedAtUs: undefined })
 } finally {
-  // The main thread closes it, when no thread can use the number any more.
+  // The main thread closes it: it may be about to shut it down, and must not meet another file's number.
   if (channelFd >= 0) shutdownChannel(channelFd)
+  sayEnded()
 }

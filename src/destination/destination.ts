@@ -23,7 +23,7 @@ import type { Feature } from '../os/userfaultfd-abi.js'
 import { createWake } from '../os/wake.js'
 import { numberBlocks, type RamBlock, TARGET_PAGE_BYTES, totalPages } from '../ram/block.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
-import { startThread } from '../thread.js'
+import { followThread, startThread } from '../thread.js'
 import { trace } from '../trace.js'
 import { createBlocktime } from './blocktime.js'
 import type { DestinationThreadData, DestinationThreadMessage, PrepareAnswer } from './destination-thread.js'
@@ -187,39 +187,34 @@ export function receive(options: ReceiveOptions): Incoming {
     Atomics.notify(cells, CELL.answers)
   })
 
-  const done = new Promise<Received>((resolve, reject) => {
-    let stoppedAtUs: number | undefined
-    let ok = false
-    let endUs = 0
-    worker.on('message', (m: DestinationThreadMessage) => {
-      if ('status' in m) events.emit('status', m.status as IncomingStatus)
-      else if ('connected' in m) {
-        channelFd = m.connected
-        connectedUs = monotonicUs()
-        listener.close() // one migration, one connection
-      } else if ('announcement' in m) void prepare(m.announcement)
-      else if ('complete' in m) {
-        ok = true
-        endUs = monotonicUs()
-        stoppedAtUs = m.complete.stoppedAtUs
-      } else {
-        failure ??= errorFromMessage(m.failed)
-        stoppedAtUs = m.stoppedAtUs
-      }
-    })
-    worker.on('error', reject)
-    worker.on('exit', () => {
-      if (!ok) failure ??= new CancelledError('receiving was cancelled')
-      void (async () => {
-        await tearDown(ok)
-        if (ok) await settled(() => firstInstruction !== undefined)
-        forget()
-        resolve({
-          report: report(ok, stoppedAtUs, endUs || monotonicUs()),
-          guest: ok ? setup?.guest : undefined,
-        })
-      })().catch(reject)
-    })
+  let stoppedAtUs: number | undefined
+  let ok = false
+  let endUs = 0
+  const threadEnded = followThread<DestinationThreadMessage>(worker, (m) => {
+    if ('status' in m) events.emit('status', m.status as IncomingStatus)
+    else if ('connected' in m) {
+      channelFd = m.connected
+      connectedUs = monotonicUs()
+      listener.close() // one migration, one connection
+    } else if ('announcement' in m) void prepare(m.announcement)
+    else if ('complete' in m) {
+      ok = true
+      endUs = monotonicUs()
+      stoppedAtUs = m.complete.stoppedAtUs
+    } else {
+      failure ??= errorFromMessage(m.failed)
+      stoppedAtUs = m.stoppedAtUs
+    }
+  })
+  const done = threadEnded.then(async (): Promise<Received> => {
+    if (!ok) failure ??= new CancelledError('receiving was cancelled')
+    await tearDown(ok)
+    if (ok) await settled(() => firstInstruction !== undefined)
+    forget()
+    return {
+      report: report(ok, stoppedAtUs, endUs || monotonicUs()),
+      guest: ok ? setup?.guest : undefined,
+    }
   })
 
   function report(ok: boolean, stoppedAtUs: number | undefined, endUs: number): Received['report'] {

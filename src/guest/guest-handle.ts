@@ -22,6 +22,8 @@ import type { GuestConnection } from './guest-remote.js'
 
 /** How long a guest thread may take to end itself before it is terminated. */
 const GOODBYE_MS = 200
+/** How long Node may take to end a terminated thread before its RAM is left where it is, rather than waited for. */
+const JOIN_MS = 10_000
 
 /** Guests that come with the library. */
 const BUILT_IN = { v86: './v86.js', pattern: './pattern.js', ram: './ram.js' } as const
@@ -53,7 +55,7 @@ export interface GuestHandle {
   connect(): GuestConnection
   /**
    * Ends the thread and frees the RAM; resolves when it has ended. A guest that stalls on a missing page ends only
-   * after the page's range has been unregistered. Idempotent.
+   * after the page's range has been unregistered (its RAM stays mapped when that takes over ten seconds). Idempotent.
    */
   destroy(): Promise<void>
   /** The same without a word to the guest: it executes nothing more, however its thread may be let go from a page. */
@@ -128,6 +130,8 @@ function guestThread(worker: Worker, events: EventEmitter<GuestEvents>): GuestTh
         return settle(event)
       case 'output':
         return emit('output', event.bytes)
+      case 'gone':
+        return isGone()
       case 'failed':
         return emit('failed', errorFromMessage(event.error))
       case 'firstInstruction': {
@@ -159,13 +163,23 @@ function guestThread(worker: Worker, events: EventEmitter<GuestEvents>): GuestTh
     emit('failed', error)
   }
 
+  /** The thread touches no RAM any more. */
+  function isGone(): void {
+    for (const block of mapped) unmap(block.address, block.length)
+    mapped = []
+    ended.resolve()
+  }
+
   function destroy(): Promise<void> {
     destroyed ??= (async () => {
       if (alive) worker.postMessage({ op: 'destroy' } satisfies MainRequest)
       giveUp(new GuestError('the guest has been destroyed'))
-      const timer = setTimeout(() => void worker.terminate(), GOODBYE_MS)
+      const timers = [
+        setTimeout(() => void worker.terminate(), GOODBYE_MS),
+        setTimeout(ended.resolve, JOIN_MS),
+      ]
       await ended.promise
-      clearTimeout(timer)
+      for (const timer of timers) clearTimeout(timer)
     })()
     return destroyed
   }
@@ -181,8 +195,7 @@ function guestThread(worker: Worker, events: EventEmitter<GuestEvents>): GuestTh
   worker.on('error', (cause) => broke(new GuestError(`the guest thread broke: ${cause}`, { cause })))
   worker.on('exit', () => {
     broke(new GuestError('the guest thread ended by itself'))
-    for (const block of mapped) unmap(block.address, block.length)
-    ended.resolve()
+    isGone()
   })
   return {
     ready: ready.promise,

@@ -89,6 +89,8 @@ export type GuestEvent =
     }
   | { readonly event: 'createFailed' | 'failed'; readonly error: ErrorMessage }
   | { readonly event: 'output'; readonly bytes: Uint8Array }
+  /** The last word: from here on the thread touches no RAM. */
+  | { readonly event: 'gone' }
   | ({ readonly event: 'firstInstruction' } & FirstInstruction)
   | ({ readonly event: 'reply' } & EngineReply)
 

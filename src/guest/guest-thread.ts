@@ -138,6 +138,7 @@ function serve(guest: Guest): void {
     // Whatever fails here, the thread is to end; the process frees what is left.
     await stop().catch(() => {})
     guest.dispose?.()
+    tell({ event: 'gone' })
     process.exit()
   }
 

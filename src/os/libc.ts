@@ -54,6 +54,7 @@ const FUNCTIONS = {
   memcmp: { result: 'int', args: ['address', 'address', 'size'] },
   open: { result: 'int', args: ['path', 'int', 'int'], interruptible: true },
   close: { result: 'int', args: ['int'] },
+  _exit: { result: 'void', args: ['int'] },
   read: { result: 'long', args: ['int', 'address', 'size'], interruptible: true },
   write: { result: 'long', args: ['int', 'address', 'size'], interruptible: true },
   ioctl: { result: 'int', args: ['int', 'ulong', 'address'] },

@@ -11,6 +11,7 @@ import { createPoll, POLL_EVENTS } from '../os/poll.js'
 import { type Wake, wakeFromFd } from '../os/wake.js'
 import type { RamBlock } from '../ram/block.js'
 import { createStats } from '../stats.js'
+import { sayEnded } from '../thread.js'
 import { trace } from '../trace.js'
 import type { Origin } from './origin.js'
 import {
@@ -179,6 +180,7 @@ export function runSource(
       shutdownChannel(fd)
       closeFd(fd)
     }
+    sayEnded()
   }
 }
 

@@ -7,7 +7,7 @@ import { beforeExit } from '../exit-hook.js'
 import { createMachine } from '../machine.js'
 import { createWake } from '../os/wake.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
-import { startThread } from '../thread.js'
+import { followThread, startThread } from '../thread.js'
 import type { Order } from './outgoing.js'
 import { SOURCE_STATS, type SourceReport, type SourceStatus } from './report.js'
 import type { SourceThreadBase } from './run-source.js'
@@ -62,20 +62,17 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   const ready = new Promise<void>((resolve) => {
     isReady = resolve
   })
-  const done = new Promise<SourceReport & { cause?: Error }>((resolve, reject) => {
-    let result: (SourceReport & { cause?: Error }) | undefined
-    worker.on('message', (m: SourceThreadMessage) => {
-      if ('ready' in m) isReady()
-      else if ('status' in m) events.emit('status', m.status)
-      else result = m.error === undefined ? m.done : { ...m.done, cause: errorFromMessage(m.error) }
-    })
-    worker.on('error', reject)
-    worker.on('exit', () => {
-      forget()
-      wake.close()
-      if (result === undefined) reject(new Error('the source thread ended without a report'))
-      else resolve(result)
-    })
+  let result: (SourceReport & { cause?: Error }) | undefined
+  const ended = followThread<SourceThreadMessage>(worker, (m) => {
+    if ('ready' in m) isReady()
+    else if ('status' in m) events.emit('status', m.status)
+    else result = m.error === undefined ? m.done : { ...m.done, cause: errorFromMessage(m.error) }
+  })
+  const done = ended.then(() => {
+    forget()
+    wake.close()
+    if (result === undefined) throw new Error('the source thread ended without a report')
+    return result
   })
 
   return Object.defineProperties(events, {
