@@ -27,7 +27,8 @@ const migration = migrate(source, {
   maxPostcopyBandwidth: PUSH_BYTES_PER_SECOND,
 })
 const ended = Promise.all([migration.done, incoming.done])
-const ns = await Promise.race([samples, ended.then(([{ error }]) => assert.fail(`ended early: ${error}`))])
+const failed = ended.then(([{ ok, error }]) => (ok ? samples : assert.fail(`ended early: ${error}`)))
+const ns = await Promise.race([samples, failed])
 migration.setBandwidth({ postcopy: 0 })
 const [, received] = await ended
 assert.ok(received.guest !== undefined, received.report.error)

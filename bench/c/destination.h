@@ -1,22 +1,27 @@
-/* A destination: RAM under userfaultfd, and the loop that takes a stream of sections and commands in and places pages,
- * neighbours joined, straight from the receive buffer. */
+/* A destination, in one thread as the engine's: RAM under userfaultfd, and the loop that takes a stream of sections and
+ * commands in and places pages, neighbours joined, straight from the receive buffer. Where it waits for bytes it serves
+ * faults. */
 #ifndef BENCH_DESTINATION_H
 #define BENCH_DESTINATION_H
 
 #include "common.h"
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
 #define BUFFER_BYTES (1u << 20)
 #define RUN_PAGES_MAX 64u
+#define EVENTS_MAX 64
 /** No record of this reference is longer. */
 #define RECORD_BYTES_MAX (8 + 256 + PAGE_BYTES)
 
 struct destination {
     int fd;                    /* the connection */
     int userfaultfd;
+    int wake;                  /* Nobody signals it; the engine polls one, too. */
     uint8_t *ram;
     uint32_t pages;
     uint32_t *received, *requested;
@@ -25,6 +30,7 @@ struct destination {
     /* Receive buffer: [position, end) is unread. */
     uint8_t *buffer;
     size_t position, end;
+    int drained;               /* The last receive took all there was. */
     /* Pages joined so far: their bytes lie side by side in the buffer. */
     uint32_t run_page, run_pages;
     uint8_t *run_at;
@@ -35,6 +41,8 @@ static inline void open_destination(struct destination *d, uint32_t pages)
     size_t bytes = (size_t)pages * PAGE_BYTES;
     memset(d, 0, sizeof *d);
     d->pages = pages;
+    d->drained = 1;
+    d->wake = eventfd(0, 0);
     d->ram = map_memory(bytes);
     if (madvise(d->ram, bytes, MADV_NOHUGEPAGE) && errno != EINVAL) die("MADV_NOHUGEPAGE");
     d->received = calloc(pages / 32 + 1, 4);
@@ -70,6 +78,45 @@ static inline void flush_run(struct destination *d)
     d->run_pages = 0;
 }
 
+static inline void ask_for_page(struct destination *d, uint64_t address)
+{
+    uint8_t m[REQ_PAGES_BYTES];
+    uint32_t page = (uint32_t)((address - (uintptr_t)d->ram) / PAGE_BYTES);
+    if (test_bit(d->received, page)) {
+        struct uffdio_range range = { (uintptr_t)d->ram + (size_t)page * PAGE_BYTES, PAGE_BYTES };
+        if (ioctl(d->userfaultfd, UFFDIO_WAKE, &range)) die("UFFDIO_WAKE");
+        return;
+    }
+    d->begun_ns = now_ns();
+    if (test_bit(d->requested, page)) return;
+    set_bit(d->requested, page);
+    put16(m, RP_REQ_PAGES);
+    put16(m + 2, REQ_PAGES_BYTES - 4);
+    put64(m + 4, (uint64_t)page * PAGE_BYTES);
+    put32(m + 12, PAGE_BYTES);
+    send_all(d->fd, m, sizeof m);
+}
+
+static inline void serve_faults(struct destination *d)
+{
+    struct uffd_msg events[EVENTS_MAX];
+    ssize_t n = read(d->userfaultfd, events, sizeof events);
+    if (n < 0 && errno == EAGAIN) return;
+    if (n < 0) die("read userfaultfd");
+    for (size_t i = 0; i < (size_t)n / sizeof *events; i++) {
+        if (events[i].event == UFFD_EVENT_PAGEFAULT) ask_for_page(d, events[i].arg.pagefault.address);
+    }
+}
+
+static inline void wait_for_bytes(struct destination *d)
+{
+    struct pollfd fds[3] = { { d->fd, POLLIN, 0 }, { d->wake, POLLIN, 0 }, { d->userfaultfd, POLLIN, 0 } };
+    do {
+        if (poll(fds, 3, -1) < 0) die("poll");
+        if (fds[2].revents) serve_faults(d);
+    } while (!fds[0].revents);
+}
+
 /** Makes `count` unread bytes contiguous in the buffer. */
 static inline uint8_t *need(struct destination *d, size_t count)
 {
@@ -79,7 +126,11 @@ static inline uint8_t *need(struct destination *d, size_t count)
         d->position = 0;
     }
     while (d->end < d->position + count) {
-        ssize_t n = recv(d->fd, d->buffer + d->end, BUFFER_BYTES - d->end, 0);
+        size_t room = BUFFER_BYTES - d->end;
+        if (d->drained) wait_for_bytes(d);
+        ssize_t n = recv(d->fd, d->buffer + d->end, room, MSG_DONTWAIT);
+        d->drained = n < (ssize_t)room;
+        if (n < 0 && errno == EAGAIN) continue;
         if (n < 0) die("recv");
         if (n == 0) { errno = EPIPE; die("recv: the stream ended"); }
         d->end += (size_t)n;

@@ -4,7 +4,7 @@
 import { LIMITS } from '../limits.js'
 
 const SLOTS = LIMITS.blocktimeThreadsMax
-/** Buckets of the latency histogram: eight to an octave of microseconds, up to 2^32 µs. */
+/** Buckets of the latency histogram: eight to an octave of microseconds, up to 2^31 µs and more. */
 const STEPS_PER_OCTAVE = 8
 const OCTAVES = 32
 const BUCKETS = STEPS_PER_OCTAVE * OCTAVES
@@ -120,19 +120,25 @@ export function createBlocktime(memory: SharedArrayBuffer): Blocktime {
   }
 }
 
+/** An octave is divided evenly: no logarithm for each fault. */
 function bucketOf(us: number): number {
   if (us < 1) return 0
-  return Math.min(BUCKETS - 1, Math.floor(Math.log2(us) * STEPS_PER_OCTAVE))
+  if (us >= 2 ** 31) return BUCKETS - 1
+  const octave = 31 - Math.clz32(us)
+  return octave * STEPS_PER_OCTAVE + Math.floor((us / 2 ** octave - 1) * STEPS_PER_OCTAVE)
 }
 
-/** The middle of the bucket that holds the quantile: exact to about 5 %. */
+const middleOf = (bucket: number): number =>
+  2 ** Math.floor(bucket / STEPS_PER_OCTAVE) * (1 + ((bucket % STEPS_PER_OCTAVE) + 0.5) / STEPS_PER_OCTAVE)
+
+/** The middle of the bucket that holds the quantile: exact to about 6 %. */
 function quantile(counts: readonly number[], q: number, max: number): number {
   const total = counts.reduce((a, b) => a + b, 0)
   if (total === 0) return 0
   let seen = 0
   for (const [bucket, count] of counts.entries()) {
     seen += count
-    if (seen >= q * total) return Math.min(max, 2 ** ((bucket + 0.5) / STEPS_PER_OCTAVE))
+    if (seen >= q * total) return Math.min(max, middleOf(bucket))
   }
   return max
 }

@@ -87,7 +87,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
   let relock = (): void => {}
   let returnPath: Pick<ReturnPath, 'send'> | undefined
   let prepared: Prepared | undefined
-  let ramSectionId: number | undefined
+  let ramSectionId = -1 // none yet
   let stoppedAtUs: number | undefined
   let pongWhenLoaded: number | undefined
   const devices: Uint8Array[] = []
@@ -111,7 +111,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
     if (idstr !== 'ram')
       refuse(`section "${idstr}" cannot be taken: only RAM is received while the guest runs`, idstr)
     if (version !== 4) refuse('unknown version of the RAM section', 'ram', `${version}`)
-    if (ramSectionId !== undefined) refuse('a second RAM section', 'ram')
+    if (ramSectionId >= 0) refuse('a second RAM section', 'ram')
     ramSectionId = id
     const { blocks } = readRamSetup(reader, {
       postcopy: advised !== undefined,

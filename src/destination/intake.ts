@@ -1,7 +1,7 @@
 // Where the destination thread waits: for bytes of the stream, for faults of the guest, for a word from another thread.
 // One thread does all three, so a fault costs no more wake-ups than it must, and nothing needs a lock. Destination thread.
 
-import { tryRead } from '../os/channel.js'
+import { AGAIN, tryRead } from '../os/channel.js'
 import { createPoll, POLL_EVENTS } from '../os/poll.js'
 import type { Wake } from '../os/wake.js'
 import type { Pull } from '../wire/reader.js'
@@ -54,8 +54,8 @@ export function createIntake({ fd, bufferAddress, wake, onWake }: IntakeParts): 
         if (ended) return 0
         if (drained) continue
         const count = tryRead(fd, bufferAddress + at, max)
-        drained = count === 'again' || count < max
-        if (count !== 'again') return count
+        drained = count < max
+        if (count !== AGAIN) return count
       }
     },
     serveFaults(userfaultfd, serveWaiting) {

@@ -5,7 +5,7 @@
 // on which nothing comes as long as nobody asks for a page. Which it is can be seen by the first bytes.
 
 import { CancelledError, ProtocolError } from '../errors.js'
-import { acceptOn, closeFd, readSome, sendAll, tryRead } from '../os/channel.js'
+import { AGAIN, acceptOn, closeFd, readSome, sendAll, tryRead } from '../os/channel.js'
 import { nativeBuffer } from '../os/memory.js'
 import { createPoll, POLL_EVENTS } from '../os/poll.js'
 import { encodeReturnMessage, type ReturnMessage } from '../wire/messages.js'
@@ -67,7 +67,7 @@ export function createParkChannel({ fd, wakeFd, listenFd }: ParkChannelParts): P
 
   function lookAtOther(): void {
     const got = tryRead(other, scratch.address, 8)
-    if (got === 'again') return
+    if (got === AGAIN) return
     if (got >= 4 && view.getUint32(0) === MULTIFD_MAGIC) {
       throw new ProtocolError(
         'multifd channels cannot be taken: switch the capability "multifd" off at the source',

@@ -11,6 +11,9 @@ import { type NativeBuffer, nativeBuffer, setU64 } from './memory.js'
 const { MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RD, SHUT_RDWR, SIOCOUTQ } = LINUX
 
 const EAGAIN = errnoOf('EAGAIN')
+
+/** What the `try` functions answer when they would have to wait. A number, as all their answers: a guest waits for them. */
+export const AGAIN = -1
 /** What the peer or the network can do to us. Anything else is a fault of ours or of the host. */
 const LOST = [
   'ECONNRESET',
@@ -40,14 +43,14 @@ export function readSome(fd: number, address: number, max: number): number {
   return bytes
 }
 
-/** The same without blocking; 0 is the end of the stream. */
-export function tryRead(fd: number, address: number, max: number): number | 'again' {
+/** The same without blocking; 0 is the end of the stream, AGAIN when nothing has come. */
+export function tryRead(fd: number, address: number, max: number): number {
   const bytes = libc().recv(fd, address, max, MSG_DONTWAIT)
   return bytes === -1 ? againOrThrow('recv', fd) : bytes
 }
 
-function againOrThrow(call: string, fd: number): 'again' {
-  if (errno() === EAGAIN) return 'again'
+function againOrThrow(call: string, fd: number): typeof AGAIN {
+  if (errno() === EAGAIN) return AGAIN
   throw transferError(call, fd)
 }
 
@@ -73,8 +76,8 @@ export function sendWhole(fd: number, address: number, length: number): void {
   }
 }
 
-/** Bytes taken by the kernel, perhaps fewer than `length`. */
-export function trySend(fd: number, address: number, length: number): number | 'again' {
+/** Bytes taken by the kernel, perhaps fewer than `length`, or AGAIN. */
+export function trySend(fd: number, address: number, length: number): number {
   const sent = libc().send(fd, address, length, MSG_DONTWAIT | MSG_NOSIGNAL)
   return sent === -1 ? againOrThrow('send', fd) : sent
 }
@@ -83,9 +86,9 @@ let message: NativeBuffer | undefined
 
 /**
  * Send `count` (at most 1024) struct iovec, {u64 address, u64 length} each, from `iovecAddress`.
- * Answers the bytes taken, perhaps fewer than all, and perhaps ending in the middle of an element.
+ * Answers the bytes taken, perhaps fewer than all, and perhaps ending in the middle of an element; or AGAIN.
  */
-export function trySendVector(fd: number, iovecAddress: number, count: number): number | 'again' {
+export function trySendVector(fd: number, iovecAddress: number, count: number): number {
   message ??= nativeBuffer(MSGHDR.size)
   setU64(message.words, MSGHDR.word.msg_iov, iovecAddress)
   setU64(message.words, MSGHDR.word.msg_iovlen, count)

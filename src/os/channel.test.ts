@@ -6,6 +6,7 @@ import test, { type TestContext } from 'node:test'
 import { isMainThread, Worker, workerData } from 'node:worker_threads'
 import { ChannelError, UsageError } from '../errors.js'
 import {
+  AGAIN,
   acceptOn,
   closeFd,
   connectTo,
@@ -63,7 +64,7 @@ if (isMainThread) {
   for (const uri of ['tcp:127.0.0.1:0', 'tcp:localhost:0', 'tcp:[::1]:0', 'unix']) {
     test(`bytes go both ways over ${uri}`, { timeout }, (t) => {
       const { left, right, buffer } = connected(t, uri === 'unix' ? `unix:${temporaryFolder(t)}/s` : uri)
-      assert.equal(tryRead(right, buffer.address, 8), 'again')
+      assert.equal(tryRead(right, buffer.address, 8), AGAIN)
       sendAll(left, Buffer.from('xhello').subarray(1))
       assert.equal(readSome(right, buffer.address, 3), 3)
       assert.equal(tryRead(right, buffer.address + 3, 100), 2)
@@ -96,7 +97,7 @@ if (isMainThread) {
     let taken = 0
     for (;;) {
       const sent = trySendVector(left, iovec.address, 1)
-      if (sent === 'again') break
+      if (sent === AGAIN) break
       taken += sent
     }
     assert(unsentBytes(left) > 0)

@@ -11,6 +11,7 @@ import { boundPort, resolve, type SocketAddress } from './socket-address.js'
 import { type ChannelUri, formatUri, parseUri } from './uri.js'
 
 export {
+  AGAIN,
   closeFd,
   readSome,
   sendAll,

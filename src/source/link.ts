@@ -2,7 +2,8 @@
 // what comes in, and keeps what the rest of the source asks about it. Source thread.
 
 import { ChannelError, ProtocolError } from '../errors.js'
-import { tryRead } from '../os/channel.js'
+import { AGAIN, tryRead } from '../os/channel.js'
+import { monotonicMs } from '../os/clock.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
 import { createPoll, POLL_EVENTS } from '../os/poll.js'
 import type { Wake } from '../os/wake.js'
@@ -29,6 +30,8 @@ export interface Link {
   pump(timeoutMs: number, writableFd?: number): void
   /** Pump until `done()`. @throws ChannelError when that takes longer than `timeoutMs`. */
   pumpUntil(done: () => boolean, timeoutMs: number, waitingFor: string): void
+  /** When `pump` last woke up, ms of `monotonicMs`: near enough to now, and read once for all that is done then. */
+  readonly wokenMs: number
   /** The value of SHUT, once it has come. */
   readonly shut: number | undefined
   close(): void
@@ -43,7 +46,9 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
   let ended = false
   let lastBlock: string | undefined
 
-  const parser = createReturnPathParser(receive)
+  let wokenMs = monotonicMs()
+
+  const parser = createReturnPathParser(receive, undefined, requestPages)
 
   function receive(message: ReturnMessage): void {
     switch (message.name) {
@@ -61,14 +66,6 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
         lastBlock = message.block
         handlers.onRequest(message.block, message.start, message.length)
         break
-      case 'REQ_PAGES':
-        if (lastBlock === undefined)
-          throw new ProtocolError('a page request names no block and none came before it', {
-            offset: 0,
-            record: 'REQ_PAGES',
-          })
-        handlers.onRequest(lastBlock, message.start, message.length)
-        break
       case 'SWITCHOVER_ACK':
         break // allowed, and nothing here waits for it
       default:
@@ -79,15 +76,25 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
     }
   }
 
+  function requestPages(start: number, length: number): void {
+    if (lastBlock === undefined) {
+      throw new ProtocolError('a page request names no block and none came before it', {
+        offset: 0,
+        record: 'REQ_PAGES',
+      })
+    }
+    handlers.onRequest(lastBlock, start, length)
+  }
+
   function readReturnPath(): void {
     while (handlers.canTakeRequests()) {
       const count = tryRead(fd, buffer.address, READ_BYTES)
-      if (count === 'again') return
+      if (count === AGAIN) return
       if (count === 0) {
         ended = true
         return
       }
-      parser.feed(bytes.subarray(0, count))
+      parser.feed(bytes, count)
       if (count < READ_BYTES) return // that was all; poll tells of more
     }
   }
@@ -105,6 +112,7 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
     poll.set(0, fd, listening ? POLL_EVENTS.in : 0)
     poll.set(2, writableFd, POLL_EVENTS.out)
     poll.wait(timeoutMs)
+    wokenMs = monotonicMs()
     if (poll.readable(1)) {
       wake.drain()
       handlers.onWake()
@@ -126,6 +134,9 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
           throw new ChannelError(`the destination did not answer within ${timeoutMs} ms: ${waitingFor}`)
         pump(Math.ceil(Math.min(left, 1000)))
       }
+    },
+    get wokenMs() {
+      return wokenMs
     },
     get shut() {
       return shut

@@ -2,7 +2,7 @@
 
 import { CancelledError, ProtocolError } from '../errors.js'
 import type { Machine } from '../machine.js'
-import { monotonicUs } from '../os/clock.js'
+import { monotonicMs, monotonicUs } from '../os/clock.js'
 import type { Wake } from '../os/wake.js'
 import { type Bitmap, createBitmap } from '../ram/bitmap.js'
 import { pageSizeSummary, type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
@@ -94,7 +94,7 @@ export interface Outgoing {
   switchWanted: boolean
   /** The package is on its way: cancelling is no longer possible, RAM here is no longer the guest's. */
   committed: boolean
-  /** When a page was asked for last, ms of `performance.now()`. */
+  /** When a page was asked for last, ms of `monotonicMs`. */
   readonly lastRequestMs: number
   /** PINGs answered, and when (CLOCK_MONOTONIC, µs). */
   readonly pongs: Map<number, number>
@@ -121,13 +121,13 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const background = parts.origin.pushZeroPages ? dirty : blocks.map((block) => createBitmap(block.pages))
   const order = createPageOrder(blocks, dirty, () => outgoing.committed, background)
   const window = createPushWindow()
-  const pacer = createPacer(options.maxBandwidth, performance.now())
+  const pacer = createPacer(options.maxBandwidth, monotonicMs())
   const pongs = new Map<number, number>()
 
   let lastRequestMs = 0
   function onRequest(name: string, start: number, length: number): void {
     stats.requests++
-    lastRequestMs = performance.now()
+    lastRequestMs = link.wokenMs
     if (tracing()) trace('migrate_handle_rp_req_pages', name, start, length)
     const block = byName.get(name)
     function bad(what: string): never {
@@ -197,7 +197,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     },
     set committed(value) {
       committed = value
-      lastRequestMs = performance.now() // the guest that starts there is about to ask
+      lastRequestMs = monotonicMs() // the guest that starts there is about to ask
       pacer.bytesPerSecond = value ? limits.postcopy : limits.precopy
     },
     close() {

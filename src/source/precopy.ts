@@ -1,6 +1,7 @@
 // Precopy: send all of RAM while the guest runs, then what it has written meanwhile, and so on, until the rest is small,
 // or it shows that it never will be, or the switch is ordered. Source thread.
 
+import { monotonicMs } from '../os/clock.js'
 import { merge } from '../ram/bitmap.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { trace } from '../trace.js'
@@ -39,7 +40,7 @@ export function runPrecopy(o: Outgoing): PrecopyOutcome {
 
 /** Sends every dirty page once, then asks the kernel which have been written since. */
 function runPass(o: Outgoing): PassResult {
-  const startMs = performance.now()
+  const startMs = monotonicMs()
   const startBytes = o.sender.bytes
   o.stats.passes++
   o.order.rewind()
@@ -50,7 +51,7 @@ function runPass(o: Outgoing): PassResult {
   o.sender.closeSection()
   o.sender.flush()
   const sentBytes = o.sender.bytes - startBytes
-  const tookMs = performance.now() - startMs
+  const tookMs = monotonicMs() - startMs
   syncDirty(o, true)
   const dirtyBytes = remainingBytes(o)
   Object.assign(o.stats, {
@@ -66,7 +67,7 @@ function runPass(o: Outgoing): PassResult {
 function look(o: Outgoing): void {
   o.link.pump(0)
   o.stats.bytesSent = o.sender.bytes
-  for (let wait = o.pacer.waitMs(performance.now()); wait > 0; wait = o.pacer.waitMs(performance.now())) {
+  for (let wait = o.pacer.waitMs(monotonicMs()); wait > 0; wait = o.pacer.waitMs(monotonicMs())) {
     o.sender.flush() // what is charged is sent, or a slow limit would hold it back for nothing
     if (o.switchWanted) return
     o.link.pump(wait)

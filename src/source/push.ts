@@ -18,7 +18,7 @@ export function pushRemaining(o: Outgoing): void {
     report(o, left)
     if (!o.order.anyScanned()) break
     const room = o.window.room()
-    const nowMs = performance.now()
+    const nowMs = o.link.wokenMs
     const pauseMs = Math.max(o.pacer.waitMs(nowMs), quietMsLeft(o, nowMs))
     if (room > 0 && pauseMs === 0) {
       const bytes = pushChunk(o, room)

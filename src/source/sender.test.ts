@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { acceptOn, closeFd, connectTo, listenOn, tryRead } from '../os/channel.js'
+import { AGAIN, acceptOn, closeFd, connectTo, listenOn, tryRead } from '../os/channel.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
 import { nativeBuffer } from '../os/memory.js'
 import { createWake } from '../os/wake.js'
@@ -31,7 +31,7 @@ function pipe(t: TestContext) {
   function readAll(): void {
     for (;;) {
       const count = tryRead(far, buffer.address, buffer.length)
-      if (count === 'again' || count === 0) return
+      if (count === AGAIN || count === 0) return
       chunks.push(Buffer.from(buffer.bytes.subarray(0, count)))
     }
   }

@@ -7,7 +7,7 @@
 
 import assert from 'node:assert/strict'
 import { LIMITS } from '../limits.js'
-import { trySendVector } from '../os/channel.js'
+import { AGAIN, trySendVector } from '../os/channel.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
 import { type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
 import { blockNameBytes, RAM_FLAGS, writeBlockName, writeRamWord } from '../wire/ram-stream.js'
@@ -82,7 +82,7 @@ export function createSender(fd: number, ramSectionId: number | undefined, whenF
     let first = 0
     while (first < count) {
       const sent = trySendVector(fd, table.address + first * IOVEC_BYTES, count - first)
-      if (sent === 'again') whenFull()
+      if (sent === AGAIN) whenFull()
       else first = consume(first, sent)
     }
     count = 0

@@ -127,10 +127,10 @@ const u32At = (bytes: Uint8Array, at: number): number =>
 
 export interface ReturnPathParser {
   /**
-   * Takes the next bytes, split anywhere. Delivers all messages that they complete before it returns.
-   * Errors: `ProtocolError`; the parser is of no use after that.
+   * Takes the next bytes, split anywhere: the first `count` of `bytes`, or all. Delivers all messages that they complete
+   * before it returns. Errors: `ProtocolError`; the parser is of no use after that.
    */
-  feed(bytes: Uint8Array): void
+  feed(bytes: Uint8Array, count?: number): void
   /** The stream has ended. Errors: `ChannelError` when that was inside of a message. */
   end(): void
 }
@@ -138,10 +138,13 @@ export interface ReturnPathParser {
 /**
  * `expectedBitmapBytes` says how long the received bitmap of a block must be (`receivedBitmapBytes`), or that there is
  * no such block. Without it no bitmap is expected, and one is a `ProtocolError`: it is only asked for in recovery.
+ * `onRequest` gets REQ_PAGES instead of `onMessage`, without an object made for it: a guest thread waits.
  */
 export function createReturnPathParser(
   onMessage: (message: ReturnMessage) => void,
   expectedBitmapBytes: (block: string) => number | undefined = () => undefined,
+  onRequest: (start: number, length: number) => void = (start, length) =>
+    onMessage({ name: 'REQ_PAGES', start, length }),
 ): ReturnPathParser {
   const scratch = new Uint8Array(RETURN_FRAMES.bodyBytesMax)
   let offset = 0
@@ -172,7 +175,8 @@ export function createReturnPathParser(
   function deliver(message: ReturnMessage): void {
     // First ready for the next one: the receiver may throw, or look at `end`.
     expectFrame()
-    onMessage(message)
+    if (message.name === 'REQ_PAGES') onRequest(message.start, message.length)
+    else onMessage(message)
   }
 
   function expectBitmap(block: string): void {
@@ -202,26 +206,27 @@ export function createReturnPathParser(
 
   expectFrame()
   /** Takes whole REQ_PAGES off the front: guest threads stand still behind them, so they go without the machinery. */
-  function feedRequests(bytes: Uint8Array): number {
+  function feedRequests(bytes: Uint8Array, end: number): number {
     let at = 0
     if (filled !== 0 || target.length !== FRAME_BYTES) return at
-    for (; bytes.length - at >= REQ_PAGES_BYTES; at += REQ_PAGES_BYTES) {
+    for (; end - at >= REQ_PAGES_BYTES; at += REQ_PAGES_BYTES) {
       if (u32At(bytes, at) !== REQ_PAGES_HEAD) break
       const high = u32At(bytes, at + 4)
       if (high >= HIGH_HALF_END) break // refused below
       const start = high * 2 ** 32 + u32At(bytes, at + 8)
-      onMessage({ name: 'REQ_PAGES', start, length: u32At(bytes, at + 12) })
       offset += REQ_PAGES_BYTES
+      onRequest(start, u32At(bytes, at + 12))
     }
     return at
   }
 
   return {
-    feed(bytes) {
-      let at = feedRequests(bytes)
+    feed(bytes, end = bytes.length) {
+      let at = feedRequests(bytes, end)
+      if (at === end) return
       // A body may be empty, so completing comes before asking whether there is more.
       for (;;) {
-        const count = Math.min(bytes.length - at, target.length - filled)
+        const count = Math.min(end - at, target.length - filled)
         target.set(bytes.subarray(at, at + count), filled)
         at += count
         filled += count
