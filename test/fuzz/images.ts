@@ -170,7 +170,7 @@ export const sidecars: Target = {
 
 /** The records of a captured stream; the devices at its end are one piece. */
 function piecesOf(file: string): Pieces {
-  const splitter = createForwardSplitter({ postcopy: false }, false)
+  const splitter = createForwardSplitter({ machine: '', postcopy: false }, false)
   splitter.feed(readFileSync(file))
   const pieces: Uint8Array[] = []
   for (let record = splitter.next(); record !== undefined; record = splitter.next()) pieces.push(record.bytes)
