@@ -78,8 +78,7 @@ export function parseMessage(line: string, offset: number): QmpMessage {
   if ('QMP' in message) return parseGreeting(message.QMP, offset)
   if ('event' in message) return parseEvent(message, offset)
   if ('return' in message) {
-    if (!isId(message.id))
-      throw bad('answer without a usable id', offset, 'a number', JSON.stringify(message.id))
+    if (!isId(message.id)) throw bad('answer without a usable id', offset, 'a number', shortText(message.id))
     return { kind: 'return', id: message.id, value: message.return }
   }
   if ('error' in message) return parseFailure(message, offset)
@@ -107,7 +106,7 @@ function parseGreeting(body: unknown, offset: number): QmpGreeting {
   const version = isObject(body) && isObject(body.version) ? body.version.qemu : undefined
   const capabilities = isObject(body) ? body.capabilities : undefined
   if (!isObject(version) || !Array.isArray(capabilities)) {
-    throw bad('bad greeting', offset, 'version.qemu and capabilities', JSON.stringify(body)?.slice(0, 80))
+    throw bad('bad greeting', offset, 'version.qemu and capabilities', shortText(body))
   }
   const part = (key: string) => (isId(version[key]) ? version[key] : 0)
   return {
@@ -139,6 +138,12 @@ function parseFailure(message: JsonObject, offset: number): QmpFailure {
     errorClass: error.class,
     description: error.desc,
   }
+}
+
+/** What a peer sent, for an error. Only the outermost layer: a value may be nested deeper than the stack is. */
+function shortText(value: unknown): string {
+  if (typeof value !== 'object' || value === null) return String(value).slice(0, 80)
+  return Array.isArray(value) ? 'a list' : `an object with ${Object.keys(value).join(', ')}`.slice(0, 80)
 }
 
 function isObject(value: unknown): value is JsonObject {

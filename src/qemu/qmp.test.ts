@@ -172,6 +172,11 @@ test('our own close rejects what waits, and reports no error', { timeout: 15_000
 for (const [what, bytes] of [
   ['no JSON', 'HTTP/1.1 400 Bad Request\n'],
   ['an answer to no command', '{"return": {}, "id": 1000}\n'],
+  [
+    'an id that is nested deeper than the stack',
+    `{"return": {}, "id": ${'['.repeat(1e5)}${']'.repeat(1e5)}}\n`,
+  ],
+  ['a greeting like that', `{"QMP": {"version": ${'{"a":'.repeat(1e5)}1${'}'.repeat(1e5)}}}\n`],
   ['an error for no command', '{"error": {"class": "GenericError", "desc": "JSON parse error"}}\n'],
 ]) {
   test(`hostile peer: ${what} ends the connection with a ProtocolError`, { timeout: 15_000 }, async (t) => {

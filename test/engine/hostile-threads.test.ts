@@ -15,7 +15,7 @@ import {
 import { type BlockShape, baseStreams } from './base-streams.js'
 import { upToPackage } from './guests.js'
 import { descriptorsSince, openDescriptors, postcopySkipReason, watchedMappings } from './host.js'
-import { spoil } from './mutations.js'
+import { hostileFor, spoil } from './mutations.js'
 import { createRandom, SEEDS } from './random.js'
 
 const skip = postcopySkipReason()
@@ -81,6 +81,7 @@ test('spoiled streams', { skip, timeout: 180_000 }, async (t) => {
       random.pick(BASES).pieces,
       random,
       BASES.map(({ pieces }) => pieces),
+      hostileFor(256 * KiB, 64 * KiB),
     )
     const { incoming, socket } = await victim()
     socket.end(bytes)

@@ -17,7 +17,13 @@ import type { Random } from './random.js'
 const FIELD_BYTES = 40
 const EXTREMES = [0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x0010_0000]
 
-type Mutation = (pieces: Uint8Array[], random: Random, others: readonly Pieces[]) => void
+/** Records that a hostile peer would write: `records` may stand anywhere, `pages` where page records do. */
+export interface Hostile {
+  readonly records: readonly (() => Uint8Array)[]
+  readonly pages: readonly (() => Uint8Array)[]
+}
+
+type Mutation = (pieces: Uint8Array[], random: Random, others: readonly Pieces[], hostile: Hostile) => void
 
 function place(pieces: readonly Uint8Array[], random: Random): { index: number; at: number } {
   const index = random.integer(pieces.length)
@@ -26,7 +32,7 @@ function place(pieces: readonly Uint8Array[], random: Random): { index: number; 
 }
 
 function edit(pieces: Uint8Array[], index: number, change: (bytes: Uint8Array) => void): void {
-  const copy = pieces[index]!.slice()
+  const copy = new Uint8Array(pieces[index]!) // `slice` of a Buffer would be the same bytes
   change(copy)
   pieces[index] = copy
 }
@@ -84,15 +90,16 @@ const MUTATIONS: Readonly<Record<string, Mutation>> = {
     const piece = pieces[index]!
     pieces[index] = Buffer.concat([piece.subarray(0, at), noise, piece.subarray(at)])
   },
-  'hostile record'(pieces, random) {
-    pieces.splice(random.integer(pieces.length + 1), 0, random.pick(HOSTILE)())
+  'hostile record'(pieces, random, _others, { records }) {
+    if (records.length > 0) pieces.splice(random.integer(pieces.length + 1), 0, random.pick(records)())
   },
   /** The same where page records stand, so that it is read as one. */
-  'hostile page'(pieces, random) {
+  'hostile page'(pieces, random, _others, hostile) {
     const pages = pieces.flatMap((piece, index) =>
       piece.length > 4096 && piece.length < 4400 ? [index] : [],
     )
-    if (pages.length > 0) pieces.splice(random.pick(pages), 0, random.pick(HOSTILE_PAGES)())
+    if (pages.length > 0 && hostile.pages.length > 0)
+      pieces.splice(random.pick(pages), 0, random.pick(hostile.pages)())
   },
 }
 
@@ -105,21 +112,22 @@ const page = (fields: Partial<RamItem>): (() => Uint8Array) => {
 }
 const nothing = new Uint8Array(0)
 
-const HOSTILE_PAGES: readonly (() => Uint8Array)[] = [
+/** @param a, b: pages of the two RAM blocks, which have these names. */
+const hostilePages = (a: number, b: number): readonly (() => Uint8Array)[] => [
   page({ offset: HUGE }),
   page({ offset: 2 ** 31 }),
   page({ blockName: 'a', offset: 2 ** 32 }),
-  page({ blockName: 'a', offset: 64 * 4096 }),
-  page({ blockName: 'b', offset: 16 * 4096 }),
-  page({ blockName: 'b', offset: 15 * 4096 }),
+  page({ blockName: 'a', offset: a * 4096 }),
+  page({ blockName: 'b', offset: b * 4096 }),
+  page({ blockName: 'b', offset: (b - 1) * 4096 }),
   page({ blockName: 'nobody' }),
   page({ blockName: '__proto__' }),
   page({ kind: 'zero', offset: HUGE, data: nothing }),
   page({ kind: 'zero', fill: 1, data: nothing }),
-  page({ kind: 'zero', blockName: 'b', offset: 16 * 4096, data: nothing }),
+  page({ kind: 'zero', blockName: 'b', offset: b * 4096, data: nothing }),
   page({ kind: 'xbzrle', blockName: 'b', offset: 0, data: Uint8Array.of(0xff, 0x7f, 1, 1) }),
   page({ kind: 'xbzrle', blockName: 'b', offset: 0, data: Uint8Array.of(0x80, 0x1f, 0x80, 0x20, 1) }),
-  page({ kind: 'xbzrle', blockName: 'b', offset: 16 * 4096, data: Uint8Array.of(1, 1, 1) }),
+  page({ kind: 'xbzrle', blockName: 'b', offset: b * 4096, data: Uint8Array.of(1, 1, 1) }),
   page({ kind: 'xbzrle', blockName: 'a', offset: 4096, data: Uint8Array.of(1, 1, 1) }),
   page({ kind: 'compress', data: Uint8Array.of(1, 2, 3) }),
   page({ kind: 'hook', data: nothing }),
@@ -142,18 +150,18 @@ const discard = (block: string, ...ranges: (readonly [number, number])[]) =>
 const sizes = (pageSizeSummary: number, targetPageSize: number) =>
   command({ name: 'POSTCOPY_ADVISE', sizes: { pageSizeSummary, targetPageSize } })
 
-const HOSTILE: readonly (() => Uint8Array)[] = [
-  ...HOSTILE_PAGES,
-  discard('a', [0, 64 * 4096]),
-  discard('a', [0, 65 * 4096]),
-  discard('a', [63 * 4096, 2 * 4096]),
-  discard('a', [64 * 4096, 4096]),
+const hostileRecords = (a: number, b: number): readonly (() => Uint8Array)[] => [
+  ...hostilePages(a, b),
+  discard('a', [0, a * 4096]),
+  discard('a', [0, (a + 1) * 4096]),
+  discard('a', [(a - 1) * 4096, 2 * 4096]),
+  discard('a', [a * 4096, 4096]),
   discard('a', [1, 4096]),
   discard('a', [0, 100]),
   discard('a', [0, 0]),
   discard('a', [HUGE, HUGE]),
   discard('nobody', [0, 4096]),
-  discard('b', ...Array.from({ length: 4000 }, (_, i) => [(i % 16) * 4096, 4096] as const)),
+  discard('b', ...Array.from({ length: 4000 }, (_, i) => [(i % b) * 4096, 4096] as const)),
   command({ name: 'PACKAGED', length: 0 }),
   command({ name: 'PACKAGED', length: 0xffff_ffff }),
   command({ name: 'PACKAGED', length: 256 * 1024 * 1024 }),
@@ -190,6 +198,14 @@ const HOSTILE: readonly (() => Uint8Array)[] = [
   () => Uint8Array.of(8, 0xff, 0xff, 0xff, 0xff),
 ]
 
+/** For a stream whose RAM blocks `a` and `b` have these lengths, bytes. */
+export const hostileFor = (a: number, b: number): Hostile => ({
+  records: hostileRecords(a / 4096, b / 4096),
+  pages: hostilePages(a / 4096, b / 4096),
+})
+
+export const NOTHING_HOSTILE: Hostile = { records: [], pages: [] }
+
 const KINDS = Object.keys(MUTATIONS)
 
 /** A spoiled copy, and what was done to it. `others`: streams whose records may be mixed in. */
@@ -197,12 +213,13 @@ export function spoil(
   base: Pieces,
   random: Random,
   others: readonly Pieces[],
+  hostile: Hostile,
 ): { bytes: Uint8Array; done: string[] } {
   const pieces = [...base]
   const done: string[] = []
   for (let i = 0; i <= random.integer(3) && pieces.length > 0; i++) {
     const kind = random.pick(KINDS)
-    MUTATIONS[kind]!(pieces, random, others)
+    MUTATIONS[kind]!(pieces, random, others, hostile)
     done.push(kind)
   }
   return { bytes: Buffer.concat(pieces), done }

@@ -27,15 +27,3 @@ export const SEEDS = {
   /** `usual` unless the environment says otherwise. */
   count: (usual: number): number => Number(process.env.FARFAULT_CASES ?? usual),
 } as const
-
-/** Runs `body` for each seed; what it throws says which seed it was. */
-export function eachSeed(cases: number, body: (random: Random, seed: number) => void): void {
-  for (let seed = SEEDS.first; seed < SEEDS.first + cases; seed++) {
-    try {
-      body(createRandom(seed), seed)
-    } catch (cause) {
-      const again = `FARFAULT_SEED=${seed} FARFAULT_CASES=1`
-      throw new Error(`${again}: ${cause instanceof Error ? cause.message : cause}`, { cause })
-    }
-  }
-}

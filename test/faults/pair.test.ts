@@ -1,0 +1,220 @@
+// Our own pair, with a connection that fails, stalls, is slow, or changes what it carries.
+
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { FarfaultError, type GuestHandle, SystemError } from '../../src/index.js'
+import {
+  assertMoved,
+  assertProgress,
+  assertSoundAndEnd,
+  MiB,
+  type Outcome,
+  startPattern,
+} from '../engine/guests.js'
+import { descriptorsSince, openDescriptors, postcopySkipReason, watchedMappings } from '../engine/host.js'
+import { createRandom, type Random, SEEDS } from '../engine/random.js'
+import { beginThroughProxy, cutAfterRun, endOf, type PairOptions } from './pair.js'
+import type { Action, Fault } from './plan.js'
+import type { RecordKind } from './records.js'
+
+const options = { skip: postcopySkipReason(), timeout: 300_000 }
+const BLOCKS = [
+  { name: 'a', length: 6 * MiB },
+  { name: 'b', length: 1 * MiB },
+]
+/** Slow enough that all of the random points below are in precopy. */
+const SLOW: PairOptions = { postcopy: 'auto', downtimeLimitMs: 0, maxBandwidth: 8 * MiB }
+const PRECOPY_RECORDS = 1200
+
+const folder = mkdtempSync(join(tmpdir(), 'farfault-faults-'))
+const unixPair = { proxy: `unix:${folder}/proxy`, destination: `unix:${folder}/destination` }
+const forward = { channel: 'main', direction: 'forward' } as const
+const back = { channel: 'main', direction: 'back' } as const
+
+if (options.skip === false) {
+  // Once before anything is counted: what stays open after it stays once.
+  const guest = await startPattern({ blocks: BLOCKS })
+  const outcome = await endOf(await beginThroughProxy(guest, { postcopy: 'now' }))
+  await outcome.destination.guest?.destroy()
+  await guest.destroy()
+}
+const descriptors = openDescriptors()
+after(async () => {
+  rmSync(folder, { recursive: true })
+  assert.deepEqual(await descriptorsSince(descriptors), [], 'descriptors left open')
+  assert.deepEqual(watchedMappings(), [], 'ranges are still watched')
+})
+
+function assertTyped(error: unknown): void {
+  assert(error instanceof FarfaultError && !(error instanceof SystemError), String(error))
+}
+
+/** The guest is the source's and runs; nothing is left of the other one. */
+async function assertStillHere(guest: GuestHandle, { source, destination }: Outcome): Promise<void> {
+  assert.equal(source.ok, false)
+  assert.equal(source.guestHere, true, source.error)
+  assertTyped(source.cause)
+  assertTyped(destination.report.cause)
+  assert.equal(destination.guest, undefined)
+  await assertProgress(guest)
+}
+
+async function moveAtLast(guest: GuestHandle, pairOptions: PairOptions): Promise<void> {
+  const pair = await beginThroughProxy(guest, pairOptions)
+  const moved = assertMoved(await endOf(pair))
+  await guest.destroy()
+  await assertSoundAndEnd(moved)
+  pair.proxy.pages.assertEachPageOnce()
+}
+
+/** `times` attempts with the same guest, each ended by a fault; then one that nothing happens to. */
+async function failThenMove(pairOptions: PairOptions, faults: readonly Fault[]): Promise<void> {
+  const guest = await startPattern({ blocks: BLOCKS, writeRatio: 1 })
+  for (const fault of faults) {
+    const pair = await beginThroughProxy(guest, { ...pairOptions, plan: [fault] })
+    const outcome = await endOf(pair)
+    try {
+      assert.equal(pair.proxy.fired.length, 1, 'the fault did not happen')
+      await assertStillHere(guest, outcome)
+    } catch (cause) {
+      throw new Error(`${JSON.stringify(fault)}: ${cause}`, { cause })
+    }
+  }
+  await moveAtLast(guest, { ...pairOptions, postcopy: 'now', maxBandwidth: 0 })
+}
+
+const randomCut = (random: Random): Action =>
+  random.pick([
+    { do: 'cut', by: 'rst' },
+    { do: 'cut', by: 'fin' },
+    { do: 'truncate', bytes: random.integer(4096) },
+  ])
+
+const randomCuts = (cases: number): Fault[] =>
+  Array.from({ length: cases }, (_, i) => {
+    const random = createRandom(SEEDS.first + i)
+    return { ...forward, after: random.integer(PRECOPY_RECORDS), action: randomCut(random) }
+  })
+
+test('cut at random records of precopy: the guest goes on, and the next attempt succeeds', options, () =>
+  failThenMove(SLOW, randomCuts(SEEDS.count(6))),
+)
+
+test('the same over unix sockets', options, () =>
+  failThenMove({ ...SLOW, listen: unixPair }, randomCuts(SEEDS.count(3))),
+)
+
+const KINDS: readonly (readonly [RecordKind, number])[] = [
+  ['header', 0],
+  ['OPEN_RETURN_PATH', 0],
+  ['PING', 0],
+  ['POSTCOPY_ADVISE', 0],
+  ['ram-start', 0],
+  ['PING', 1],
+  ['POSTCOPY_RAM_DISCARD', 0],
+  ['PING', 2],
+]
+
+test('cut at each kind of record up to the switch', options, () =>
+  failThenMove(
+    { postcopy: 'now' },
+    KINDS.map(([kind, after], i) => ({ ...forward, kind, after, action: randomCut(createRandom(i)) })),
+  ),
+)
+
+test('cut at each answer up to the switch', options, () =>
+  failThenMove(
+    { postcopy: 'now' },
+    [0, 1, 2].map((after) => ({ ...back, kind: 'PONG', after, action: { do: 'cut', by: 'fin' } })),
+  ),
+)
+
+for (const [name, plan] of Object.entries<readonly Fault[]>({
+  'a stall of each direction before and after the switch': [
+    { ...forward, after: 40, action: { do: 'stall', ms: 300 } },
+    { ...back, after: 1, action: { do: 'stall', ms: 300 } },
+    { ...forward, from: 'package', after: 500, action: { do: 'stall', ms: 300 } },
+    { ...back, from: 'package', after: 3, action: { do: 'stall', ms: 300 } },
+  ],
+  'each record arrives later': [
+    { ...forward, after: 0, action: { do: 'delay', ms: 5 } },
+    { ...back, after: 0, action: { do: 'delay', ms: 5 } },
+  ],
+})) {
+  test(`${name}: all is right in the end`, options, async () => {
+    for (const postcopy of ['now', 'auto'] as const) {
+      const guest = await startPattern({ blocks: BLOCKS, pagesPerSecond: 4000 })
+      const pair = await beginThroughProxy(guest, {
+        postcopy,
+        plan: postcopy === 'now' ? plan : plan.filter(({ from }) => from !== 'package'),
+        downtimeLimitMs: postcopy === 'now' ? 25 : 1000,
+      })
+      const moved = assertMoved(await endOf(pair))
+      await guest.destroy()
+      await assertSoundAndEnd(moved)
+      pair.proxy.pages.assertEachPageOnce()
+      assert(pair.proxy.fired.length > 0)
+    }
+  })
+}
+
+/** Fields, not contents: nothing in the protocol protects those, and only the guest can tell that they are wrong. */
+const FIELD_BITS: readonly (readonly [RecordKind, number])[] = [
+  ['header', 8 * 60],
+  ['POSTCOPY_ADVISE', 8 * 21],
+  ['ram-start', 8 * 60],
+  ['PING', 8 * 9],
+  ['POSTCOPY_RAM_DISCARD', 8 * 30],
+  ['PACKAGED', 8 * 9],
+  ['ram-part', 8 * 5],
+  ['page', 8 * 8],
+  ['eos', 8 * 8],
+  ['footer', 8 * 5],
+  ['ram-end', 8 * 5],
+  ['eof', 8],
+]
+const BACK_BITS: readonly (readonly [RecordKind, number])[] = [
+  ['PONG', 8 * 8],
+  ['REQ_PAGES_ID', 8 * 18],
+  ['REQ_PAGES', 8 * 16],
+  ['SHUT', 8 * 8],
+]
+
+test('a bit flips in a field: a typed error or RAM as it must be, never wrong RAM', options, async (t) => {
+  const cases = SEEDS.count(12)
+  let sound = 0
+  for (let seed = SEEDS.first; seed < SEEDS.first + cases; seed++) {
+    const random = createRandom(seed)
+    const line = random.oneIn(3) ? back : forward
+    const [kind, bits] = random.pick(line === back ? BACK_BITS : FIELD_BITS)
+    const bit = random.integer(bits)
+    const after = random.integer(kind === 'page' ? 500 : 1)
+    const fault: Fault = { ...line, kind, after, action: { do: 'corrupt', bit } }
+    const guest = await startPattern({ blocks: BLOCKS })
+    const pair = await beginThroughProxy(guest, { postcopy: 'now', plan: [fault], setupTimeoutMs: 1500 })
+    const { source, destination } = await endOf(pair)
+    try {
+      if (destination.guest !== undefined) {
+        sound++
+        await assertSoundAndEnd(destination.guest)
+      } else {
+        assertTyped(destination.report.cause)
+        assert(!source.ok || kind === 'SHUT', 'the source believes that all went well')
+      }
+      if (!source.ok) assertTyped(source.cause)
+      assert(!(source.guestHere && destination.guest !== undefined), 'the guest runs twice')
+    } catch (cause) {
+      throw new Error(`seed ${seed}: ${JSON.stringify(fault)}: ${cause}`, { cause })
+    }
+    await guest.destroy()
+  }
+  t.diagnostic(`${cases} cases, ${sound} of them sound all the same`)
+})
+
+test('a migration that nothing ends needs no recovery', options, async () => {
+  const plan: Fault[] = [{ ...forward, from: 'package', after: 10, action: { do: 'stall', ms: 20 } }]
+  await cutAfterRun({ plan, recover: () => assert.fail('nothing was cut') })
+})

@@ -1,0 +1,84 @@
+// Our own source and destination with a fault proxy between them, and a guest that knows what its RAM must hold.
+
+import assert from 'node:assert/strict'
+import type { PatternOptions } from '../../src/guest/pattern.js'
+import {
+  type GuestHandle,
+  type Incoming,
+  type MigrateOptions,
+  type Migration,
+  migrate,
+  receive,
+  startGuest,
+} from '../../src/index.js'
+import { assertMoved, assertSoundAndEnd, type Outcome, outcomeOf, startPattern } from '../engine/guests.js'
+import type { FaultPlan } from './plan.js'
+import { type FaultProxy, startFaultProxy } from './proxy.js'
+
+export interface Pair {
+  readonly incoming: Incoming
+  readonly migration: Migration
+  readonly proxy: FaultProxy
+}
+
+export interface PairOptions extends Omit<MigrateOptions, 'to'> {
+  readonly plan?: FaultPlan
+  /** Where the proxy and the destination listen; any ports of this host unless given. */
+  readonly listen?: { readonly proxy: string; readonly destination: string }
+}
+
+const ANY_PORT = 'tcp:127.0.0.1:0'
+
+export async function beginThroughProxy(guest: GuestHandle, options: PairOptions = {}): Promise<Pair> {
+  const { plan = [], listen = { proxy: ANY_PORT, destination: ANY_PORT }, ...migrateOptions } = options
+  const incoming = receive({
+    listen: listen.destination,
+    guest: (machine, blocks) => startGuest({ module: 'pattern', incoming: { machine, blocks } }),
+  })
+  const proxy = await startFaultProxy({ listen: listen.proxy, to: () => incoming.uri, plan })
+  return { incoming, proxy, migration: migrate(guest, { to: proxy.uri, ...migrateOptions }) }
+}
+
+export async function endOf({ incoming, migration, proxy }: Pair): Promise<Outcome> {
+  try {
+    return await outcomeOf({ incoming, migration })
+  } finally {
+    await proxy.close()
+  }
+}
+
+export interface CutAfterRun {
+  /** Faults of which some end the connection after the package. */
+  readonly plan: FaultPlan
+  readonly guest?: Partial<PatternOptions>
+  readonly options?: Omit<PairOptions, 'plan'>
+  /** Called each time the connection has been broken, until that is no more so; starts the recovery, and resolves. */
+  readonly recover: (pair: Pair, cuts: number) => Promise<void>
+}
+
+/**
+ * A guest goes over by postcopy, its connections break as `plan` says, `recover` mends them. At the end RAM is what the
+ * guest wrote, its sequence has no gap, and every page was placed once.
+ */
+export async function cutAfterRun({
+  plan,
+  guest: guestOptions,
+  options,
+  recover,
+}: CutAfterRun): Promise<Outcome> {
+  const guest = await startPattern(guestOptions)
+  const pair = await beginThroughProxy(guest, { postcopy: 'now', ...options, plan })
+  const cuts = plan.filter(({ action }) => action.do === 'cut' || action.do === 'truncate').length
+  const over = Promise.race([pair.incoming.done, pair.migration.done]).then(() => 'over' as const)
+  for (let cut = 1; cut <= cuts; cut++) {
+    if ((await Promise.race([pair.proxy.happened(cut), over])) === 'over') break
+    await recover(pair, cut)
+  }
+  const outcome = await endOf(pair)
+  const moved = assertMoved(outcome)
+  await guest.destroy()
+  await assertSoundAndEnd(moved)
+  pair.proxy.pages.assertEachPageOnce()
+  assert.equal(pair.proxy.fired.length, plan.length, 'not every fault happened')
+  return outcome
+}
