@@ -17,7 +17,7 @@ import type { FirstInstruction } from '../guest/guest-messages.js'
 import type { GuestConnection } from '../guest/guest-remote.js'
 import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
-import { closeFd, listenOn, shutdownChannel, shutdownReceiving } from '../os/channel.js'
+import { closeFd, shutdownChannel, shutdownReceiving } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
 import { openUserfaultfd, type Userfaultfd } from '../os/userfaultfd.js'
 import type { Feature } from '../os/userfaultfd-abi.js'
@@ -25,6 +25,7 @@ import { createWake } from '../os/wake.js'
 import { numberBlocks, type RamBlock, TARGET_PAGE_BYTES, totalPages } from '../ram/block.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
 import { startThread } from '../thread.js'
+import { openListener, type TlsListenOptions } from '../tls/tunnel.js'
 import { trace } from '../trace.js'
 import { createBlocktime } from './blocktime.js'
 import type { FaultThreadData } from './fault-thread.js'
@@ -42,6 +43,10 @@ export interface ReceiveOptions {
   readonly guest: (machine: string, blocks: readonly RamBlockShape[]) => Promise<GuestHandle>
   /** A guest with more RAM is refused before anything is made for it, bytes. Default 64 GiB. */
   readonly memoryBytesMax?: number
+  /** Take only a source that proves who it is, over TLS. For `tcp:`. */
+  readonly tls?: TlsListenOptions
+  /** Without TLS: listen on an address that other hosts can reach, and believe whoever comes. */
+  readonly insecure?: boolean
 }
 
 export interface Received {
@@ -78,7 +83,7 @@ const LAST_WORDS_MS = 1000
 
 /** Listens at once. @throws UsageError, ChannelError, HostUnsupportedError */
 export function receive(options: ReceiveOptions): Incoming {
-  const listener = listenOn(options.listen)
+  const listener = openListener(options)
   const wake = createWake()
   const faultWake = createWake()
   const cells = new Int32Array(new SharedArrayBuffer(CELL.count * 4))
@@ -213,6 +218,7 @@ export function receive(options: ReceiveOptions): Incoming {
     wake.close()
     faultWake.close()
     listener.close()
+    await listener.ended()
   }
 
   const forget = beforeExit(() => {
@@ -240,7 +246,7 @@ export function receive(options: ReceiveOptions): Incoming {
         endUs = monotonicUs()
         stoppedAtUs = m.complete.stoppedAtUs
       } else {
-        failure ??= errorFromMessage(m.failed)
+        failure ??= listener.reasonFor(errorFromMessage(m.failed))
         stoppedAtUs = m.stoppedAtUs
       }
     })

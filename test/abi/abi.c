@@ -125,6 +125,7 @@ static void sockets(void) {
   SIZE(struct addrinfo); FIELD(struct addrinfo, ai_family); FIELD(struct addrinfo, ai_socktype);
   FIELD(struct addrinfo, ai_addrlen); FIELD(struct addrinfo, ai_addr); FIELD(struct addrinfo, ai_next);
   SIZE(struct sockaddr_un); FIELD(struct sockaddr_un, sun_path); FIELD(struct sockaddr_in, sin_port);
+  FIELD(struct sockaddr_in, sin_addr); FIELD(struct sockaddr_in6, sin6_addr);
   FIELD(struct sockaddr_in6, sin6_port); SIZE(struct sockaddr_storage);
 }
 
