@@ -12,6 +12,7 @@ import { createOutput, type Output } from './output.js'
 import { type SideReport, sourceSide } from './reports.js'
 import { migrateSummary } from './summary.js'
 import { bytes } from './text.js'
+import { connectSecurity } from './tls-options.js'
 import type { SourceView } from './view.js'
 
 /** How long the guest is watched after a failure to see that it runs, ms. */
@@ -74,6 +75,7 @@ async function transfer(
     downtimeLimitMs: values['downtime-limit'],
     maxBandwidth: values['max-bandwidth'],
     maxPostcopyBandwidth: values['max-postcopy-bandwidth'],
+    ...connectSecurity(values),
   })
   const interrupts = interruptTransfer(migration, output)
   control.onInterrupt(interrupts.handler)

@@ -11,6 +11,7 @@ import { boundPort, isBoundToLoopback, resolve, type SocketAddress } from './soc
 import { type ChannelUri, formatUri, parseUri } from './uri.js'
 
 export {
+  acknowledge,
   closeFd,
   readSome,
   sendAll,

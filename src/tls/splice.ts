@@ -8,8 +8,11 @@ import type { TlsFailure } from './reasons.js'
 /** What the engine is to hear instead of the bare end of its connection. Resolves when it has been told. */
 export type OnLost = (failure: TlsFailure, silent: boolean) => Promise<void>
 
-/** Resolves when the TLS connection is closed. `silent` in `onLost`: nothing ever came from the peer. */
-export function splice(inner: Socket, outer: TLSSocket, onLost: OnLost): Promise<void> {
+/**
+ * Resolves when the TLS connection is closed. `silent` in `onLost`: nothing ever came from the peer.
+ * @param onBytes is called when something has come.
+ */
+export function splice(inner: Socket, outer: TLSSocket, onLost: OnLost, onBytes: () => void): Promise<void> {
   let silent = true
   let lost = false
   const lose = async (failure: TlsFailure): Promise<void> => {
@@ -18,8 +21,9 @@ export function splice(inner: Socket, outer: TLSSocket, onLost: OnLost): Promise
     await onLost(failure, silent)
   }
   if (outer.destroyed) return lose((outer.errored ?? {}) as TlsFailure).then(() => void inner.destroy())
-  outer.once('data', () => {
+  outer.on('data', () => {
     silent = false
+    onBytes()
   })
   inner.pipe(outer)
   outer.pipe(inner, { end: false })

@@ -9,7 +9,7 @@ import type { TLSSocket } from 'node:tls'
 import { parentPort, workerData } from 'node:worker_threads'
 import { type ErrorMessage, errorToMessage } from '../errors.js'
 import { LIMITS } from '../limits.js'
-import { connectTo } from '../os/channel.js'
+import { acknowledge, connectTo } from '../os/channel.js'
 import type { Credentials } from './credentials.js'
 import { type ClientIdentity, handshakeAsClient, handshakeAsServer } from './handshake.js'
 import { type TlsFailure, tlsError } from './reasons.js'
@@ -67,9 +67,12 @@ function keep(connection: Promise<void>): void {
   void connection.finally(() => open.delete(connection))
 }
 
-function join(inner: Socket, outer: TLSSocket, peer: string): Promise<void> {
-  return splice(inner, outer, (failure, silent) =>
-    tellLost(tlsError(peer, failure, reasonBehindHandshake(failure, silent))),
+function join(inner: Socket, outer: TLSSocket, peer: string, onBytes = () => {}): Promise<void> {
+  return splice(
+    inner,
+    outer,
+    (failure, silent) => tellLost(tlsError(peer, failure, reasonBehindHandshake(failure, silent))),
+    onBytes,
   )
 }
 
@@ -156,7 +159,8 @@ function goOut(own: ClientData): () => void {
     last = connected.catch(() => {})
     keep(
       connected.then(
-        (outer) => join(inner, outer, `TLS connection to ${own.to}`),
+        // QEMU's answers are small, and each waits for our acknowledgement of the last, which the kernel likes to put off.
+        ({ outer, fd }) => join(inner, outer, `TLS connection to ${own.to}`, () => acknowledge(fd)),
         async (error) => {
           await tellLost(error)
           inner.destroy()
@@ -172,10 +176,11 @@ async function secured({
   to,
   wakeFd,
   ...identity
-}: TunnelThreadData & { role: 'client' }): Promise<TLSSocket> {
+}: TunnelThreadData & { role: 'client' }): Promise<{ readonly outer: TLSSocket; readonly fd: number }> {
   const fd = connectTo(to, { wakeFd, timeoutMs: CONNECT_TIMEOUT_MS })
   const raw = new Socket({ fd, readable: true, writable: true })
-  return handshakeAsClient(raw, identity, `TLS handshake with ${to}`)
+  const outer = await handshakeAsClient(raw, identity, `TLS handshake with ${to}`)
+  return { outer, fd }
 }
 
 async function end(): Promise<void> {

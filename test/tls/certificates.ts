@@ -41,7 +41,7 @@ export function issue(
       join(directory, `${role}.ext`),
       [
         'basicConstraints=critical,CA:FALSE',
-        'keyUsage=critical,digitalSignature',
+        'keyUsage=critical,digitalSignature,keyEncipherment', // QEMU 10.0 insists on the latter
         `extendedKeyUsage=${usage ?? `${role}Auth`}`,
         ...(role === 'server' ? [`subjectAltName=${names}`] : []),
       ].join('\n'),
