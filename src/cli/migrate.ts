@@ -24,6 +24,7 @@ const AGAIN_MS = 5000
 type MigrateValues = Values<typeof MIGRATE_OPTIONS>
 
 export async function migrateCommand(values: MigrateValues): Promise<ExitCode> {
+  connectSecurity(values) // a wrong one is said before anything is started
   const control = createControl()
   const output = createOutput(`farfault migrate: ${values.guest} guest to ${values.to}`, values.json, control)
   const guest = followGuest(await startGuest(guestSpec(values)))

@@ -100,11 +100,14 @@ async function assertMoves(qemu: Qemu, { incoming }: Receiving): Promise<void> {
 }
 
 /** QEMU's migration fails, soon, and its guest runs on. */
-async function assertFails(qemu: Qemu, uri: string): Promise<void> {
+async function assertFails(qemu: Qemu, { incoming: { uri }, refused }: Receiving): Promise<void> {
+  const before = refused.length
   await qemu.qmp.execute('migrate', { uri })
   await waitForMigration(qemu.qmp, ['failed'], { timeoutMs: 10_000 })
   for (let i = 0; (await statusOf(qemu)) !== 'running' && i < 100; i++) await sleep(20)
   assert.equal(await statusOf(qemu), 'running')
+  for (let i = 0; refused.length === before && i < 100; i++) await sleep(20)
+  assert.equal(refused.length, before + 1)
 }
 
 const statusOf = async (qemu: Qemu): Promise<string> =>
@@ -186,11 +189,11 @@ for (const version of ['7.2', '10.0']) {
       const qemu = await startQemu(t, version, { args })
       const receiving = receiveRam(t, certificates)
       const { incoming, refused } = receiving
-      await assertFails(qemu, incoming.uri)
+      await assertFails(qemu, receiving)
       await encrypt(qemu, 'tls0')
-      await assertFails(qemu, incoming.uri)
+      await assertFails(qemu, receiving)
       await encrypt(qemu, 'tls1')
-      await assertFails(qemu, incoming.uri)
+      await assertFails(qemu, receiving)
       // With certificates of another CA QEMU does not even show its own: it does not believe ours.
       assert.deepEqual(
         refused.map(({ reason }) => reason),
@@ -209,11 +212,12 @@ for (const version of ['7.2', '10.0']) {
     ]
     const qemu = await startQemu(t, version, { args })
     const onlyQemu = writeKeys(at(`only-qemu-${version}`), { qemu: '00112233445566778899aabbccddeeff' })
-    const { incoming, refused } = receiveRam(t, onlyQemu)
+    const receiving = receiveRam(t, onlyQemu)
+    const { incoming, refused } = receiving
     await encrypt(qemu, 'tls0')
-    await assertFails(qemu, incoming.uri)
+    await assertFails(qemu, receiving)
     await encrypt(qemu, 'tls1')
-    await assertFails(qemu, incoming.uri)
+    await assertFails(qemu, receiving)
     assert.deepEqual(
       refused.map(({ reason }) => reason),
       ['wrong-key', 'unknown-user'],

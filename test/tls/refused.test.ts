@@ -2,7 +2,7 @@
 // goes on, and the guest that was to be sent runs on.
 
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
+import { copyFileSync, readFileSync } from 'node:fs'
 import {
   connect as connectPlain,
   createServer as createPlainServer,
@@ -37,7 +37,6 @@ const elsewhere = issue(ca, at('elsewhere'), ['server'], { names: 'DNS:elsewhere
 const bare = issue(ca, at('bare'), [])
 const stranger = issue(makeAuthority(at('other-ca')), at('stranger'), ['client', 'server'])
 const keys = writeKeys(at('keys'), { qemu: KEY })
-const otherKeys = writeKeys(at('other-keys'), { qemu: OTHER_KEY })
 const otherUser = writeKeys(at('other-user'), { nobody: KEY, qemu: KEY })
 
 const file = (directory: string, name: string): Buffer => readFileSync(join(directory, name))
@@ -227,7 +226,6 @@ for (const [kind, directory, intruders] of [
 test('a certificate that ca-crl.pem revokes is refused, and another is not', {
   timeout: 60_000,
 }, async (t) => {
-  const { copyFileSync } = await import('node:fs')
   copyFileSync(join(ca.directory, 'ca-crl.pem'), join(guarded, 'ca-crl.pem'))
   const listening = listen(t, guarded)
   await assertRefused(listening, {
@@ -408,5 +406,4 @@ test('a source whose user the server does not know is told so', { timeout: 60_00
   assert.match(report.error!, /it refused us: .*another user/)
   await until(() => refused.length === 1, 'nothing was reported')
   assert.equal(refused[0]!.reason, 'unknown-user')
-  void otherKeys
 })
