@@ -12,6 +12,7 @@ import {
   ImageError,
   ProtocolError,
   SystemError,
+  TlsError,
   UsageError,
 } from './errors.js'
 
@@ -32,6 +33,7 @@ const EXAMPLES = [
   new GuestError('it broke', { cause: new TypeError('a plain one') }),
   new UsageError('no such option'),
   new CancelledError(),
+  new TlsError('expired', 'too late'),
 ]
 
 /** What a class adds to `Error`. */

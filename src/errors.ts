@@ -61,6 +61,17 @@ export class ChannelError extends FarfaultError {
   }
 }
 
+/** A TLS connection was not made, by us or by the peer, or it broke. */
+export class TlsError extends ChannelError {
+  override readonly code = 'TLS'
+  /** For programs: see `REASONS` in tls/reasons.ts. */
+  readonly reason: string
+  constructor(reason: string, message: string, options?: { cause?: unknown }) {
+    super(message, options)
+    this.reason = reason
+  }
+}
+
 /** A system call failed in a way that is not part of normal life. */
 export class SystemError extends FarfaultError {
   readonly call: string
@@ -126,6 +137,7 @@ const LEAVES: Readonly<Record<string, { prototype: FarfaultError }>> = {
   ProtocolError,
   IllegalTransition,
   ChannelError,
+  TlsError,
   SystemError,
   HostUnsupportedError,
   ImageError,

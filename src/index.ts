@@ -13,6 +13,7 @@ export {
   ImageError,
   ProtocolError,
   SystemError,
+  TlsError,
   UsageError,
 } from './errors.js'
 export type {
@@ -46,5 +47,6 @@ export {
 export type { SourceReport, SourceStatus } from './source/report.js'
 export { type MigrateOptions, migrate } from './source/source.js'
 export type { Migration } from './source/start-source.js'
+export type { TlsConnectOptions, TlsListenOptions, TlsOptions } from './tls/tunnel.js'
 export { type ParkedVm, type ParkProgress, type ParkVmOptions, park } from './vm/park.js'
 export { type Resumed, type ResumeOptions, resume } from './vm/resume.js'

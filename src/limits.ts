@@ -40,6 +40,12 @@ export const LIMITS = {
   sendPairsMax: 512,
   /** Sidecar of an image, bytes: a checksum for each 64 KiB of 1 TiB. */
   sidecarBytesMax: 256 * MiB,
+  /** Peers whose TLS handshake is under way; one more, and the oldest of them has to go. */
+  tlsHandshakesMax: 64,
+  /** How long a TLS handshake may take, ms. */
+  tlsHandshakeMs: 5000,
+  /** One file of TLS credentials, bytes. */
+  tlsFileBytesMax: 1 * MiB,
   /** One line from a QMP server, bytes: the longest real one (query-qmp-schema) is about 250 KiB. */
   qmpLineBytesMax: 4 * MiB,
   /** Console and error output kept of a QEMU we started, bytes each; older output is dropped. */

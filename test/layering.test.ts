@@ -19,19 +19,20 @@ const GUEST_INTERFACE = [
   'guest/guest-messages.ts',
   'guest/guest-remote.ts',
 ]
-const ENGINE = ['wire/', 'ram/', 'os/', ...GUEST_INTERFACE]
+const ENGINE = ['wire/', 'ram/', 'os/', 'tls/', ...GUEST_INTERFACE]
 
 /** Folder: what its files may import besides the common files and the folder itself. A prefix that ends in `/` is a folder. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   os: [],
   wire: [],
+  tls: ['os/'],
   ram: ['os/'],
   guest: ['os/', 'ram/', 'wire/'],
   source: ENGINE,
   destination: ENGINE,
-  image: ['wire/', 'ram/', 'os/', 'source/', ...GUEST_INTERFACE],
+  image: ['wire/', 'ram/', 'os/', 'tls/', 'source/', ...GUEST_INTERFACE],
   qemu: [],
-  vm: ['image/', 'qemu/', 'source/', 'os/'],
+  vm: ['image/', 'qemu/', 'source/', 'os/', 'tls/'],
   cli: ['index.ts', 'qemu/', 'os/leave.ts'],
 }
 

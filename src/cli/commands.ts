@@ -13,6 +13,7 @@ import {
   type Values,
   withDefault,
 } from './options.js'
+import { TLS_CONNECT_OPTIONS, TLS_LISTEN_OPTIONS, TLS_NOTE } from './tls-options.js'
 import { duration, durationOrForever, oneOf, size, text } from './values.js'
 
 export interface Command extends OperandShape {
@@ -67,6 +68,7 @@ export const MIGRATE_OPTIONS = {
   ...GUEST_OPTIONS,
   after: withDefault('TIME', duration, '500ms', 'how long the guest runs before it moves'),
   ...TRANSFER_OPTIONS,
+  ...TLS_CONNECT_OPTIONS,
   keep: flag('after a failure let the guest run on here, until ctrl-C'),
   json: JSON_FLAG,
   help: HELP,
@@ -87,6 +89,7 @@ export const RECEIVE_OPTIONS = {
     '2s',
     'how long the guest runs on before it is checked; or forever',
   ),
+  ...TLS_LISTEN_OPTIONS,
   serial: optional('FILE', text, 'append what the guest prints to FILE; - is standard error'),
   json: JSON_FLAG,
   help: HELP,
@@ -108,6 +111,7 @@ export const RESUME_OPTIONS = {
   ),
   'no-verify': flag('do not compare page data with the checksums of the image'),
   preempt: flag("a second connection for pages that are asked for (QEMU's postcopy-preempt)"),
+  ...TLS_CONNECT_OPTIONS,
   blocktime: flag('let QEMU measure how long vCPUs wait for pages (query-migrate shows it)'),
   json: JSON_FLAG,
   help: HELP,
@@ -130,6 +134,7 @@ export const PARK_OPTIONS = {
     '1s',
     'with --qmp: the VM stops when the rest takes no longer',
   ),
+  ...TLS_LISTEN_OPTIONS,
   json: JSON_FLAG,
   help: HELP,
 } as const
@@ -159,9 +164,10 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     notes: [
       'ctrl-C while it waits or while RAM comes first (precopy) gives up: the source keeps the guest. After the switch the ' +
         'guest lives here, so the first ctrl-C lets the transfer finish, and only the second destroys the guest.',
+      TLS_NOTE,
     ],
     examples: [
-      'farfault receive --listen tcp:0.0.0.0:4444',
+      'farfault receive --listen tcp:0.0.0.0:4444 --tls-dir /etc/pki/qemu',
       'farfault receive --listen unix:/tmp/guest.sock --json',
     ],
     load: async () => (await import('./receive.js')).receiveCommand,
@@ -175,9 +181,10 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
         'holds RAM that the guest still needs: it goes on, and only a second ctrl-C within 5 s abandons the guest.',
       'If the migration fails before the switch, the guest runs on here: that is shown, the guest is stopped, and its RAM is ' +
         'checked; with --keep it runs until ctrl-C.',
+      TLS_NOTE,
     ],
     examples: [
-      'farfault migrate --to tcp:host:4444',
+      'farfault migrate --to tcp:host:4444 --tls-dir /etc/pki/qemu',
       'farfault migrate --to unix:/tmp/guest.sock --postcopy never --guest pattern --rate 2000',
     ],
     load: async () => (await import('./migrate.js')).migrateCommand,
@@ -191,6 +198,8 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       'The program is the QEMU command of the save: the same machine, memory and devices. -incoming defer and a QMP socket ' +
         'are added. QEMU runs in the foreground; its RAM is served on demand, and the rest behind it.',
       'One image can be resumed many times at once.',
+      'With --to tcp: and --tls-dir that QEMU has its migration parameter tls-creds set (endpoint=server).',
+      TLS_NOTE,
     ],
     examples: [
       'farfault resume vm.img -- qemu-system-x86_64 -machine q35 -m 4G -nographic',
@@ -209,11 +218,14 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
         'After a failure, or ctrl-C, the VM goes on where it was, and nothing is left on disk.',
       'With --listen the source should have the migration capability return-path or postcopy-ram: otherwise it cannot be told ' +
         'of a failure at the very end, such as a full disk.',
+      'With --tls-dir the source has its migration parameter tls-creds set (endpoint=client); with --qmp, too.',
+      TLS_NOTE,
     ],
     examples: [
       'farfault park vm.img --qmp /run/vm.qmp',
       'farfault park vm.img --qmp /run/vm.qmp --native --quit',
       'farfault park vm.img --listen unix:/run/park.sock',
+      'farfault park vm.img --listen tcp:0.0.0.0:4445 --tls-dir /etc/pki/qemu',
       'farfault park vm.img --from saved-stream',
     ],
     load: async () => (await import('./park.js')).parkCommand,

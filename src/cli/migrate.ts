@@ -12,6 +12,7 @@ import { createOutput, type Output } from './output.js'
 import { type SideReport, sourceSide } from './reports.js'
 import { migrateSummary } from './summary.js'
 import { bytes } from './text.js'
+import { connectSecurity } from './tls-options.js'
 import type { SourceView } from './view.js'
 
 /** How long the guest is watched after a failure to see that it runs, ms. */
@@ -23,6 +24,7 @@ const AGAIN_MS = 5000
 type MigrateValues = Values<typeof MIGRATE_OPTIONS>
 
 export async function migrateCommand(values: MigrateValues): Promise<ExitCode> {
+  connectSecurity(values) // a wrong one is said before anything is started
   const control = createControl()
   const output = createOutput(`farfault migrate: ${values.guest} guest to ${values.to}`, values.json, control)
   const guest = followGuest(await startGuest(guestSpec(values)))
@@ -74,6 +76,7 @@ async function transfer(
     downtimeLimitMs: values['downtime-limit'],
     maxBandwidth: values['max-bandwidth'],
     maxPostcopyBandwidth: values['max-postcopy-bandwidth'],
+    ...connectSecurity(values),
   })
   const interrupts = interruptTransfer(migration, output)
   control.onInterrupt(interrupts.handler)

@@ -15,6 +15,7 @@ import { EXIT, type ExitCode } from './exit-codes.js'
 import type { Operands, Values } from './options.js'
 import { createProgressLine, createRate, type ProgressLine } from './progress-line.js'
 import { bytes, milliseconds, number } from './text.js'
+import { listenSecurity } from './tls-options.js'
 import { version } from './version.js'
 
 type ParkValues = Values<typeof PARK_OPTIONS>
@@ -97,12 +98,22 @@ export async function parkCommand(values: ParkValues & Operands): Promise<ExitCo
 }
 
 /** @throws UsageError for options that do not go together. */
-function wayOf({ qmp, listen, from, native, quit }: ParkValues): ParkSideReport['how'] {
+function wayOf({
+  qmp,
+  listen,
+  from,
+  native,
+  quit,
+  insecure,
+  'tls-dir': tls,
+}: ParkValues): ParkSideReport['how'] {
   if (from !== undefined && (qmp ?? listen) !== undefined)
     throw new UsageError('--from goes with neither --qmp nor --listen')
   if (qmp === undefined && (native || quit))
     throw new UsageError(`${native ? '--native' : '--quit'} needs --qmp SOCKET`)
   if (native && listen !== undefined) throw new UsageError('--native needs no --listen: QEMU writes the file')
+  if (listen === undefined && (insecure || tls !== undefined))
+    throw new UsageError(`${insecure ? '--insecure' : '--tls-dir'} needs --listen tcp:HOST:PORT`)
   if (qmp !== undefined) return 'qmp'
   if (listen !== undefined) return 'listen'
   if (from !== undefined) return 'from'
@@ -115,6 +126,7 @@ async function parkRunning({ values, path, by, signal, line }: Job): Promise<Don
     ...{ qmp: values.qmp!, path, by, signal },
     ...{ native: values.native, replace: values.replace, quit: values.quit },
     ...(values.listen === undefined ? {} : { listen: values.listen }),
+    ...listenSecurity(values),
     downtimeLimitMs: values['downtime-limit'],
     onProgress: (progress) => line.show(() => render(progress)),
   })
@@ -122,7 +134,10 @@ async function parkRunning({ values, path, by, signal, line }: Job): Promise<Don
 }
 
 async function parkIncoming({ values, path, by, signal, line }: Job): Promise<Done> {
-  const parking = parkFrom({ listen: values.listen!, path, by, replace: values.replace })
+  const parking = parkFrom({
+    ...{ listen: values.listen!, path, by, replace: values.replace },
+    ...listenSecurity(values),
+  })
   line.say(`listening on ${parking.uri}`)
   signal.addEventListener('abort', parking.cancel)
   const rate = createRate()

@@ -22,6 +22,7 @@ import { destinationSide, type SideGuest } from './reports.js'
 import { followPrinted } from './serial.js'
 import { receiveSummary } from './summary.js'
 import { bytes, milliseconds } from './text.js'
+import { listenSecurity } from './tls-options.js'
 import type { DestinationView } from './view.js'
 
 /** Which built-in guest runs a machine that the stream announces. */
@@ -34,6 +35,7 @@ export async function receiveCommand(values: ReceiveValues): Promise<ExitCode> {
   const output = createOutput(`farfault receive on ${values.listen}`, values.json, control)
   const incoming = receive({
     listen: values.listen,
+    ...listenSecurity(values),
     guest: (machine, blocks) => makeGuest(values, machine, blocks),
   })
   output.say(`listening on ${incoming.uri}`)

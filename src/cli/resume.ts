@@ -14,6 +14,7 @@ import { onSignal } from './control.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import type { Operands, Values } from './options.js'
 import { bytes, counted, milliseconds, number } from './text.js'
+import { connectSecurity } from './tls-options.js'
 
 type ResumeValues = Values<typeof RESUME_OPTIONS> & Operands
 
@@ -28,6 +29,10 @@ export async function resumeCommand(values: ResumeValues): Promise<ExitCode> {
   if ((values.to === undefined) === (values.program.length === 0)) {
     throw new UsageError('either a QEMU to run behind --, or --to URI of one that waits, is needed')
   }
+  if (values.to === undefined && connectSecurity(values).tls !== undefined)
+    throw new UsageError(
+      '--tls-dir needs --to tcp:HOST:PORT: a QEMU that is started here is spoken to over a unix socket',
+    )
   if (values.to !== undefined) return serveTo(image!, values.to, values)
   if (values.detach && process.env[DETACHED] !== '1') return detach(values)
   return resumeHere(image!, values)
@@ -99,7 +104,10 @@ async function vmEnded(source: Resumed['source'], values: ResumeValues): Promise
 }
 
 async function serveTo(image: string, to: string, values: ResumeValues): Promise<ExitCode> {
-  const { source, machine, memoryBytes } = serveImage(image, options(values))
+  const { source, machine, memoryBytes } = serveImage(image, {
+    ...options(values),
+    ...connectSecurity(values),
+  })
   say(`serving a ${machine} with ${bytes(memoryBytes)} of RAM to ${to}`)
   onSignal(() => {
     if (source.status === 'postcopy-active')

@@ -16,7 +16,7 @@ import type { FirstInstruction } from '../guest/guest-messages.js'
 import type { GuestConnection } from '../guest/guest-remote.js'
 import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
-import { closeFd, listenOn, shutdownChannel } from '../os/channel.js'
+import { closeFd, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
 import { openUserfaultfd, type Userfaultfd } from '../os/userfaultfd.js'
 import type { Feature } from '../os/userfaultfd-abi.js'
@@ -24,6 +24,7 @@ import { createWake } from '../os/wake.js'
 import { numberBlocks, type RamBlock, TARGET_PAGE_BYTES, totalPages } from '../ram/block.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
 import { followThread, startThread } from '../thread.js'
+import { openListener, type TlsListenOptions } from '../tls/tunnel.js'
 import { trace } from '../trace.js'
 import { createBlocktime } from './blocktime.js'
 import type { DestinationThreadData, DestinationThreadMessage, PrepareAnswer } from './destination-thread.js'
@@ -40,6 +41,10 @@ export interface ReceiveOptions {
   readonly guest: (machine: string, blocks: readonly RamBlockShape[]) => Promise<GuestHandle>
   /** A guest with more RAM is refused before anything is made for it, bytes. Default 64 GiB. */
   readonly memoryBytesMax?: number
+  /** Take only a source that proves who it is, over TLS. For `tcp:`. */
+  readonly tls?: TlsListenOptions
+  /** Without TLS: listen on an address that other hosts can reach, and believe whoever comes. */
+  readonly insecure?: boolean
 }
 
 export interface Received {
@@ -75,7 +80,7 @@ const LAST_WORDS_MS = 1000
 
 /** Listens at once. @throws UsageError, ChannelError, HostUnsupportedError */
 export function receive(options: ReceiveOptions): Incoming {
-  const listener = listenOn(options.listen)
+  const listener = openListener(options)
   const wake = createWake()
   const cells = new Int32Array(new SharedArrayBuffer(CELL.count * 4))
   const statsMemory = new SharedArrayBuffer(statsBytes(DESTINATION_STATS))
@@ -176,6 +181,7 @@ export function receive(options: ReceiveOptions): Incoming {
     setup?.userfaultfd?.close()
     wake.close()
     listener.close()
+    await listener.ended()
   }
 
   const forget = beforeExit(() => {
@@ -202,7 +208,7 @@ export function receive(options: ReceiveOptions): Incoming {
       endUs = monotonicUs()
       stoppedAtUs = m.complete.stoppedAtUs
     } else {
-      failure ??= errorFromMessage(m.failed)
+      failure ??= listener.reasonFor(errorFromMessage(m.failed))
       stoppedAtUs = m.stoppedAtUs
     }
   })

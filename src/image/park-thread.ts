@@ -10,6 +10,7 @@ import { acceptOn, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
 import { createStats } from '../stats.js'
+import { sayEnded } from '../thread.js'
 import { trace } from '../trace.js'
 import type { Command } from '../wire/messages.js'
 import { createStreamReader, type StreamReader } from '../wire/reader.js'
@@ -182,6 +183,7 @@ try {
 } catch (error) {
   tell({ done: report(error), error: errorToMessage(error) })
 } finally {
-  // The main thread closes it, when no thread can use the number any more.
+  // The main thread closes it: it may be about to shut it down, and must not meet another file's number.
   if (fd >= 0) shutdownChannel(fd)
+  sayEnded()
 }

@@ -2,10 +2,11 @@
 
 import { CancelledError, errorFromMessage } from '../errors.js'
 import { beforeExit } from '../exit-hook.js'
-import { closeFd, listenOn, parseUri, shutdownChannel } from '../os/channel.js'
+import { closeFd, parseUri, shutdownChannel } from '../os/channel.js'
 import { createWake } from '../os/wake.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
-import { startThread } from '../thread.js'
+import { followThread, startThread } from '../thread.js'
+import { openListener, type TlsListenOptions } from '../tls/tunnel.js'
 import { PARK_STATS, type ParkReport, type ParkStat } from './park-report.js'
 import type { ParkThreadData, ParkThreadMessage } from './park-thread.js'
 import { assertCanWrite } from './publish.js'
@@ -21,6 +22,10 @@ export interface ParkOptions {
   readonly by?: string
   /** Version of the QEMU that is parked, for the sidecar, when it is known. */
   readonly qemu?: string | null
+  /** Take only a source that proves who it is, over TLS. For `tcp:`. */
+  readonly tls?: TlsListenOptions
+  /** Without TLS: listen on an address that other hosts can reach, and believe whoever comes. */
+  readonly insecure?: boolean
 }
 
 export interface Parking {
@@ -38,7 +43,7 @@ export interface Parking {
 export function parkFrom(options: ParkOptions): Parking {
   const { path, replace = false, by = 'farfault', qemu = null } = options
   assertCanWrite(path, replace)
-  const listener = listenOn(options.listen)
+  const listener = openListener(options)
   const wake = createWake()
   const statsMemory = new SharedArrayBuffer(statsBytes(PARK_STATS))
   const data: ParkThreadData = {
@@ -62,21 +67,23 @@ export function parkFrom(options: ParkOptions): Parking {
   }
   const forget = beforeExit(cancel)
 
-  const done = new Promise<ParkReport & { cause?: Error }>((resolve, reject) => {
-    let result: (ParkReport & { cause?: Error }) | undefined
-    worker.on('message', (m: ParkThreadMessage) => {
-      if ('connected' in m) channelFd = m.connected
-      else result = m.error === undefined ? m.done : { ...m.done, cause: errorFromMessage(m.error) }
-    })
-    worker.on('error', reject)
-    worker.on('exit', () => {
-      forget()
-      if (channelFd >= 0) closeFd(channelFd)
-      channelFd = -1
-      listener.close()
-      wake.close()
-      resolve(result ?? cancelled())
-    })
+  let result: (ParkReport & { cause?: Error }) | undefined
+  const ended = followThread<ParkThreadMessage>(worker, (m) => {
+    if ('connected' in m) channelFd = m.connected
+    else if (m.error === undefined) result = m.done
+    else {
+      const cause = listener.reasonFor(errorFromMessage(m.error))
+      result = { ...m.done, error: cause.message, cause }
+    }
+  })
+  const done = ended.then(async () => {
+    forget()
+    if (channelFd >= 0) closeFd(channelFd)
+    channelFd = -1
+    listener.close()
+    wake.close()
+    await listener.ended()
+    return result ?? cancelled()
   })
   return { uri: listener.uri, stats: createStats(PARK_STATS, statsMemory), done, cancel }
 }

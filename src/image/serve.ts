@@ -1,6 +1,7 @@
 // Serves a parked VM to a destination that resumes it: plays the postcopy source from the image. Main thread.
 
 import { assertAtLeastZero, type Source, startSource } from '../source/start-source.js'
+import type { TlsConnectOptions } from '../tls/tunnel.js'
 import { openImage } from './image.js'
 import type { ServeThreadData } from './serve-thread.js'
 
@@ -19,6 +20,8 @@ export interface ServeOptions {
   readonly preempt?: boolean
   /** Name of the RAM block that the destination maps from the image itself: then all the rest goes first, by precopy. */
   readonly mapped?: string
+  /** Send only to a destination that proves who it is, over TLS. For `tcp:`. */
+  readonly tls?: TlsConnectOptions
 }
 
 /** What a destination must be to take the VM. */
@@ -44,6 +47,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
   image.close()
   const source = startSource<ServeThreadData>({
     thread: new URL('./serve-thread.js', import.meta.url),
+    tls: options.tls,
     data: {
       path,
       verify,

@@ -105,6 +105,17 @@ export function unsentBytes(fd: number): number {
   return queued.words[0]!
 }
 
+let one: NativeBuffer | undefined
+
+/** Acknowledge at once what has been read from a TCP socket: a peer that joins small messages waits for that with its next. */
+export function acknowledge(fd: number): void {
+  if (one === undefined) {
+    one = nativeBuffer(8)
+    one.words[0] = 1
+  }
+  libc().setsockopt(fd, LINUX.IPPROTO_TCP, LINUX.TCP_QUICKACK, one.address, 4) // no harm if it fails
+}
+
 /** End both directions. A thread that is blocked on the descriptor wakes up and sees the end. Safe at any time. */
 export function shutdownChannel(fd: number): void {
   if (libc().shutdown(fd, SHUT_RDWR) === -1 && errno() !== errnoOf('ENOTCONN'))

@@ -7,11 +7,12 @@ import { check, errno, errnoName, errnoOf, libc } from './libc.js'
 import { LINUX } from './linux-abi.js'
 import { nativeBuffer } from './memory.js'
 import { createPoll, POLL_EVENTS } from './poll.js'
-import { boundPort, resolve, type SocketAddress } from './socket-address.js'
+import { boundPort, isBoundToLoopback, resolve, type SocketAddress } from './socket-address.js'
 import { type ChannelUri, formatUri, parseUri } from './uri.js'
 
 export {
   AGAIN,
+  acknowledge,
   closeFd,
   readSome,
   sendAll,
@@ -193,6 +194,11 @@ function prepare(fd: number): number {
   check('fcntl F_SETFL', libc().fcntl(fd, LINUX.F_SETFL, flags & ~LINUX.O_NONBLOCK))
   if (boundPort(fd) !== undefined) setOption(fd, LINUX.IPPROTO_TCP, LINUX.TCP_NODELAY)
   return fd
+}
+
+/** It takes connections over TCP on an address that is not this host's alone. */
+export function isReachable(fd: number): boolean {
+  return getOption(fd, LINUX.SO_ACCEPTCONN) !== 0 && !isBoundToLoopback(fd)
 }
 
 function duplicate(fd: number): number {

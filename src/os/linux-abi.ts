@@ -54,6 +54,7 @@ export const LINUX = {
   SO_ACCEPTCONN: 30,
   IPPROTO_TCP: 6,
   TCP_NODELAY: 1,
+  TCP_QUICKACK: 12,
   MSG_DONTWAIT: 0x40,
   MSG_NOSIGNAL: 0x4000,
   SHUT_RD: 0,
@@ -115,6 +116,9 @@ export const ADDRINFO = layout({
 export const SOCKADDR_UN_PATH = { at: 2, size: 108 } as const
 /** struct sockaddr_in and sockaddr_in6 have the port, big-endian, at the same place. */
 export const SOCKADDR_PORT_AT = 2
+/** Their addresses, 4 and 16 bytes. */
+export const SOCKADDR_IN_ADDRESS_AT = 4
+export const SOCKADDR_IN6_ADDRESS_AT = 8
 /** struct sockaddr_storage holds any address. */
 export const SOCKADDR_STORAGE_BYTES = 128
 

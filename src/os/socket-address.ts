@@ -3,7 +3,15 @@
 
 import { ChannelError } from '../errors.js'
 import { libc } from './libc.js'
-import { ADDRINFO, LINUX, SOCKADDR_PORT_AT, SOCKADDR_STORAGE_BYTES, SOCKADDR_UN_PATH } from './linux-abi.js'
+import {
+  ADDRINFO,
+  LINUX,
+  SOCKADDR_IN_ADDRESS_AT,
+  SOCKADDR_IN6_ADDRESS_AT,
+  SOCKADDR_PORT_AT,
+  SOCKADDR_STORAGE_BYTES,
+  SOCKADDR_UN_PATH,
+} from './linux-abi.js'
 import { getU64, memcpy, type NativeBuffer, nativeBuffer, setU64 } from './memory.js'
 import { type ChannelUri, formatUri } from './uri.js'
 
@@ -66,11 +74,28 @@ function copyAddresses(first: number): SocketAddress[] {
 
 /** The port that a TCP socket is bound to; undefined for other sockets. */
 export function boundPort(fd: number): number | undefined {
+  const name = boundName(fd)
+  return name === undefined ? undefined : (name[SOCKADDR_PORT_AT]! << 8) | name[SOCKADDR_PORT_AT + 1]!
+}
+
+/** Whether nobody can reach the socket from another host: it is no TCP socket, or its address is 127.x.y.z or ::1. */
+export function isBoundToLoopback(fd: number): boolean {
+  const name = boundName(fd)
+  if (name === undefined) return true
+  if (familyOf(name) === LINUX.AF_INET) return name[SOCKADDR_IN_ADDRESS_AT] === 127
+  const address = name.subarray(SOCKADDR_IN6_ADDRESS_AT, SOCKADDR_IN6_ADDRESS_AT + 16)
+  const isMapped = address.subarray(0, 10).every((byte) => byte === 0) && address[10] === 0xff
+  return isMapped ? address[12] === 127 : address.every((byte, i) => byte === (i === 15 ? 1 : 0))
+}
+
+const familyOf = (name: Uint8Array): number => name[0]! | (name[1]! << 8)
+
+/** A struct sockaddr_in or sockaddr_in6; undefined for sockets of other families. */
+function boundName(fd: number): Uint8Array | undefined {
   const name = nativeBuffer(SOCKADDR_STORAGE_BYTES)
   const length = nativeBuffer(8)
   setU64(length.words, 0, SOCKADDR_STORAGE_BYTES)
   if (libc().getsockname(fd, name.address, length.address) === -1) return undefined
-  const family = name.bytes[0]! | (name.bytes[1]! << 8)
-  if (family !== LINUX.AF_INET && family !== LINUX.AF_INET6) return undefined
-  return (name.bytes[SOCKADDR_PORT_AT]! << 8) | name.bytes[SOCKADDR_PORT_AT + 1]!
+  const family = familyOf(name.bytes)
+  return family === LINUX.AF_INET || family === LINUX.AF_INET6 ? name.bytes : undefined
 }

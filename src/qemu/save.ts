@@ -56,7 +56,10 @@ export interface SaveSettings {
 }
 
 /** @throws GuestError that says what is in the way; nothing has been changed then. */
-export async function checkSaveable(qmp: Qmp, { mappedRam = false } = {}): Promise<SaveSettings> {
+export async function checkSaveable(
+  qmp: Qmp,
+  { mappedRam = false, tls = false } = {},
+): Promise<SaveSettings> {
   const status = await runStateOf(qmp)
   if (status === 'postmigrate')
     throw new GuestError('this QEMU has been saved or migrated already: its guest has gone on elsewhere')
@@ -78,8 +81,16 @@ export async function checkSaveable(qmp: Qmp, { mappedRam = false } = {}): Promi
   if (mappedRam && capabilities['mapped-ram'] === undefined)
     throw new GuestError(`QEMU ${qmp.version.major}.${qmp.version.minor} cannot write images itself: 9.0 can`)
   const parameters = await qmp.execute<Record<string, unknown>>('query-migrate-parameters')
-  if (typeof parameters['tls-creds'] === 'string' && parameters['tls-creds'] !== '')
-    throw new GuestError('this QEMU encrypts its migrations (parameter tls-creds), which cannot be taken')
+  const encrypts = typeof parameters['tls-creds'] === 'string' && parameters['tls-creds'] !== ''
+  if (encrypts && !tls)
+    throw new GuestError(
+      'this QEMU encrypts its migrations (parameter tls-creds): park it with TLS on a tcp address, or clear that parameter',
+    )
+  if (tls && !encrypts)
+    throw new GuestError(
+      'this QEMU does not encrypt its migrations: give it an object tls-creds-x509 or tls-creds-psk (endpoint=client) and ' +
+        'set the migration parameter tls-creds to its id',
+    )
   return { runState: status, capabilities, parameters }
 }
 

@@ -3,6 +3,7 @@
 import type { GuestHandle } from '../guest/guest-handle.js'
 import { parseUri } from '../os/channel.js'
 import { numberBlocks } from '../ram/block.js'
+import { assertTls, type TlsConnectOptions } from '../tls/tunnel.js'
 import type { OutgoingOptions } from './outgoing.js'
 import type { SourceThreadData } from './source-thread.js'
 import { assertAtLeastZero, type Migration, startSource } from './start-source.js'
@@ -25,16 +26,20 @@ export interface MigrateOptions {
   readonly maxPostcopyBandwidth?: number
   /** How long the destination may take to make its RAM ready, ms. Default 10000. */
   readonly setupTimeoutMs?: number
+  /** Send only to a destination that proves who it is, over TLS. For `tcp:`. */
+  readonly tls?: TlsConnectOptions
 }
 
 /** Moves a running guest. It stays the caller's: stopped after a migration that went well, running after one that did not. */
 export function migrate(guest: GuestHandle, options: MigrateOptions): Migration {
-  parseUri(options.to)
+  if (options.tls === undefined) parseUri(options.to)
+  else assertTls(options.to, options.tls)
   const connection = guest.connect()
   const source = startSource<SourceThreadData>({
     thread: new URL('./source-thread.js', import.meta.url),
     data: { options: threadOptions(guest, options), blocks: numberBlocks(guest.blocks), guest: connection },
     transferList: [connection.port],
+    tls: options.tls,
   })
   source.connect(options.to)
   return source

@@ -8,6 +8,7 @@ import { createMachine } from '../machine.js'
 import { createWake } from '../os/wake.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
 import { followThread, startThread } from '../thread.js'
+import { openTunnel, type TlsConnectOptions, type Tunnel } from '../tls/tunnel.js'
 import type { Order } from './outgoing.js'
 import { SOURCE_STATS, type SourceReport, type SourceStatus } from './report.js'
 import type { SourceThreadBase } from './run-source.js'
@@ -41,6 +42,8 @@ export interface SourceSpec<T extends SourceThreadBase> {
   readonly thread: URL
   readonly data: Omit<T, 'wakeFd' | 'statusCell' | 'statsMemory'>
   readonly transferList?: readonly TransferListItem[]
+  /** Connect over TLS. */
+  readonly tls?: TlsConnectOptions | undefined
 }
 
 export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): Source {
@@ -58,6 +61,12 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   }
   const forget = beforeExit(() => order({ order: 'cancel' }))
 
+  let tunnel: Tunnel | undefined
+  function connect(uri: string): void {
+    if (spec.tls !== undefined) tunnel = openTunnel(uri, spec.tls)
+    order({ order: 'connect', uri: tunnel?.uri ?? uri })
+  }
+
   let isReady = (): void => {}
   const ready = new Promise<void>((resolve) => {
     isReady = resolve
@@ -66,12 +75,13 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   const ended = followThread<SourceThreadMessage>(worker, (m) => {
     if ('ready' in m) isReady()
     else if ('status' in m) events.emit('status', m.status)
-    else result = m.error === undefined ? m.done : { ...m.done, cause: errorFromMessage(m.error) }
+    else result = m.error === undefined ? m.done : failed(m.done, errorFromMessage(m.error), tunnel)
   })
-  const done = ended.then(() => {
+  const done = ended.then(async () => {
     forget()
     wake.close()
     if (result === undefined) throw new Error('the source thread ended without a report')
+    await tunnel?.ended()
     return result
   })
 
@@ -83,7 +93,7 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
     setBandwidth: {
       value: (limits: { precopy?: number; postcopy?: number }) => order({ order: 'bandwidth', ...limits }),
     },
-    connect: { value: (uri: string) => order({ order: 'connect', uri }) },
+    connect: { value: connect },
     ready: { value: ready },
     done: { value: done },
   }) as Source
@@ -93,6 +103,17 @@ export type SourceThreadMessage =
   | { readonly ready: true }
   | { readonly status: SourceStatus }
   | { readonly done: SourceReport; readonly error?: ErrorMessage }
+
+/** The report says what the thread saw, and what it means for the guest; of why its connection ended the tunnel knows more. */
+function failed(
+  report: SourceReport,
+  seen: Error,
+  tunnel: Tunnel | undefined,
+): SourceReport & { readonly cause: Error } {
+  const cause = tunnel?.reasonFor(seen) ?? seen
+  const { error = '' } = report
+  return { ...report, error: error.replace(seen.message, () => cause.message), cause }
+}
 
 /** Times, rates and sizes that a user gives, by name. @throws UsageError for the first that cannot be one. */
 export function assertAtLeastZero(values: Readonly<Record<string, number>>): void {

@@ -15,6 +15,7 @@ import type { WrittenImage } from '../image/writer.js'
 import type { MigrationInfo } from '../qemu/migration.js'
 import { connectQmp, type Qmp } from '../qemu/qmp.js'
 import { checkSaveable, goOn, type SavedState, type SaveSettings, saveGuest } from '../qemu/save.js'
+import type { TlsListenOptions } from '../tls/tunnel.js'
 
 export interface ParkVmOptions {
   /** Path of the QMP socket of the running QEMU. */
@@ -33,6 +34,10 @@ export interface ParkVmOptions {
   readonly quit?: boolean
   /** Program and version, for the sidecar. */
   readonly by?: string
+  /** With `listen`: TLS between that QEMU, whose migration parameter `tls-creds` must be set, and us. */
+  readonly tls?: TlsListenOptions
+  /** Without TLS: `listen` may be an address that other hosts can reach. */
+  readonly insecure?: boolean
   /** Give up: the guest goes on, and nothing is left on disk. */
   readonly signal?: AbortSignal
   readonly onProgress?: (progress: ParkProgress) => void
@@ -68,7 +73,10 @@ export interface ParkedVm extends ParkReport {
 export async function park(options: ParkVmOptions): Promise<ParkedVm> {
   const qmp = await connectQmp(options.qmp)
   try {
-    const settings = await checkSaveable(qmp, { mappedRam: options.native === true })
+    const settings = await checkSaveable(qmp, {
+      mappedRam: options.native === true,
+      tls: options.tls !== undefined,
+    })
     const { major, minor, micro } = qmp.version
     const version = `${major}.${minor}.${micro}`
     const work = options.native === true ? parkNative : parkByStream
@@ -104,7 +112,7 @@ async function parkByStream(
   let parking: Parking | undefined
   try {
     const listen = options.listen ?? `unix:${join(directory, 'migration')}`
-    parking = parkFrom({ listen, path, replace, by, qemu })
+    parking = parkFrom({ listen, path, replace, by, qemu, ...security(options) })
     const { uri, done, stats } = parking
     // When it fails here QEMU has been told, or is told now.
     const ended = done.then((report) => {
@@ -128,6 +136,11 @@ async function parkByStream(
     rmSync(directory, { recursive: true, force: true })
   }
 }
+
+const security = ({ tls, insecure }: ParkVmOptions) => ({
+  ...(tls === undefined ? {} : { tls }),
+  ...(insecure === undefined ? {} : { insecure }),
+})
 
 /** QEMU keeps its guest: an image, if there is one already, would be a second place where it lives. Answers the cause. */
 async function giveUp(

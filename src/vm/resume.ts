@@ -13,7 +13,7 @@ import type { Source } from '../source/start-source.js'
 import { planMapping } from './map.js'
 import { explainRefusal } from './refusals.js'
 
-export interface ResumeOptions extends Omit<ServeOptions, 'mapped'> {
+export interface ResumeOptions extends Omit<ServeOptions, 'mapped' | 'tls'> {
   /** Program and arguments, as at the save: the machine must be the same. `-incoming defer` and a QMP socket are added. */
   readonly command: readonly string[]
   /** Let QEMU measure how long each vCPU waits for pages: `query-migrate` says. */

@@ -114,7 +114,7 @@ static void memory(void) {
 
 static void sockets(void) {
   VALUE(AF_UNIX); VALUE(AF_INET); VALUE(AF_INET6); VALUE(SOCK_STREAM); VALUE(SOCK_NONBLOCK); VALUE(SOCK_CLOEXEC);
-  VALUE(IPPROTO_TCP); VALUE(TCP_NODELAY); VALUE(SOL_SOCKET); VALUE(SO_REUSEADDR); VALUE(SO_ERROR);
+  VALUE(IPPROTO_TCP); VALUE(TCP_NODELAY); VALUE(TCP_QUICKACK); VALUE(SOL_SOCKET); VALUE(SO_REUSEADDR); VALUE(SO_ERROR);
   VALUE(SO_ACCEPTCONN); VALUE(F_GETFL); VALUE(F_SETFL); VALUE(F_DUPFD_CLOEXEC); VALUE(AI_PASSIVE);
   VALUE(MSG_DONTWAIT); VALUE(MSG_NOSIGNAL); VALUE(SHUT_RD); VALUE(SHUT_RDWR); VALUE(SIOCOUTQ);
   VALUE(POLLIN); VALUE(POLLOUT); VALUE(POLLERR); VALUE(POLLHUP); VALUE(POLLNVAL);
@@ -125,6 +125,7 @@ static void sockets(void) {
   SIZE(struct addrinfo); FIELD(struct addrinfo, ai_family); FIELD(struct addrinfo, ai_socktype);
   FIELD(struct addrinfo, ai_addrlen); FIELD(struct addrinfo, ai_addr); FIELD(struct addrinfo, ai_next);
   SIZE(struct sockaddr_un); FIELD(struct sockaddr_un, sun_path); FIELD(struct sockaddr_in, sin_port);
+  FIELD(struct sockaddr_in, sin_addr); FIELD(struct sockaddr_in6, sin6_addr);
   FIELD(struct sockaddr_in6, sin6_port); SIZE(struct sockaddr_storage);
 }
 

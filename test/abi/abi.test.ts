@@ -75,6 +75,8 @@ const OURS: Numbers = {
   'struct sockaddr_un.sun_path': linux.SOCKADDR_UN_PATH.at,
   'struct sockaddr_in.sin_port': linux.SOCKADDR_PORT_AT,
   'struct sockaddr_in6.sin6_port': linux.SOCKADDR_PORT_AT,
+  'struct sockaddr_in.sin_addr': linux.SOCKADDR_IN_ADDRESS_AT,
+  'struct sockaddr_in6.sin6_addr': linux.SOCKADDR_IN6_ADDRESS_AT,
   'sizeof struct sockaddr_storage': linux.SOCKADDR_STORAGE_BYTES,
 }
 
