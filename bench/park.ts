@@ -38,7 +38,6 @@ const vms = new Map<string, Promise<Vm>>()
 /** One for all rounds: what is compared is the same QEMU. Its guest has written to every page, and stands still. */
 async function startVm(binary: QemuBinary): Promise<Vm> {
   const directory = mkdtempSync(join(tmpdir(), 'farfault-bench-park-'))
-  process.on('exit', () => rmSync(directory, { recursive: true, force: true }))
   const qemu = await startTestGuest(binary, {
     guest: buildRom(romRange(RAM_MIB * MiB, 1 * MiB, RAM_MIB * MiB)),
     ramMiB: RAM_MIB,
@@ -60,6 +59,14 @@ function vmOf(binary: QemuBinary): Promise<Vm> {
 async function wakeUp({ qemu }: Vm): Promise<void> {
   await qemu.qmp.execute('cont')
   await qemu.qmp.execute('stop')
+}
+
+async function endVms(): Promise<void> {
+  for (const vm of vms.values()) {
+    const { qemu, directory } = await vm
+    await qemu.quit()
+    rmSync(directory, { recursive: true, force: true })
+  }
 }
 
 interface ParkSideReport {
@@ -138,4 +145,5 @@ export const parking: Benchmark = {
     [`park, ${version}`, `cat, ${version}`] as const,
     [`park, ${version}`, `cat+sync, ${version}`] as const,
   ]),
+  finish: endVms,
 }
