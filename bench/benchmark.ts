@@ -24,6 +24,8 @@ export interface Benchmark {
   readonly variants: readonly Variant[]
   /** Pairs of variants whose medians are compared, first divided by second. */
   readonly ratios: readonly (readonly [string, string])[]
+  /** Ends what variants have left for the next round. */
+  finish?(): Promise<void>
 }
 
 export interface Summary {
@@ -67,12 +69,16 @@ export async function runBenchmark(
 ): Promise<Result> {
   const { rounds, variants } = benchmark
   const samples = new Map<string, Sample[]>(variants.map((variant) => [variant.name, []]))
-  for (let round = 0; round <= rounds; round++) {
-    for (const [i, variant] of variants.entries()) {
-      progress(round * variants.length + i, (rounds + 1) * variants.length)
-      const sample = await variant.run()
-      if (round > 0) samples.get(variant.name)!.push(sample)
+  try {
+    for (let round = 0; round <= rounds; round++) {
+      for (const [i, variant] of variants.entries()) {
+        progress(round * variants.length + i, (rounds + 1) * variants.length)
+        const sample = await variant.run()
+        if (round > 0) samples.get(variant.name)!.push(sample)
+      }
     }
+  } finally {
+    await benchmark.finish?.()
   }
   return summarise(benchmark, samples)
 }

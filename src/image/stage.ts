@@ -3,10 +3,11 @@
 // the others are read again.
 
 import { readSync } from 'node:fs'
+import { crc32 } from 'node:zlib'
 import { type Bitmap, createBitmap, difference, eachRun } from '../ram/bitmap.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import type { MappedRamBlock } from '../wire/mapped-ram.js'
-import { CHUNK_PAGES, chunksIn } from './checksums.js'
+import { CHUNK_BYTES, CHUNK_PAGES, chunksIn } from './checksums.js'
 import { onFile } from './file.js'
 import { createStore, SLOT_PAGES } from './store.js'
 
@@ -57,14 +58,11 @@ export function createStage(fd: number, path: string, memoryBytes: number): Stag
 
   function handOver(): void {
     if (block === undefined || count === 0) return
-    const run = { block, first, count }
-    const chunk = Math.ceil(first / CHUNK_PAGES)
-    const chunkAt = (chunk * CHUNK_PAGES - first) * TARGET_PAGE_BYTES
+    const pages = count
     count = 0
-    block.written.setRange(first, first + run.count)
-    store.put(place(block, first), run.count * TARGET_PAGE_BYTES, chunkAt, (checksums) =>
-      keepChecksums(run, checksums),
-    )
+    block.written.setRange(first, first + pages)
+    keepChecksums(block, first, pages, store.slot)
+    store.put(place(block, first), pages * TARGET_PAGE_BYTES)
   }
 
   function flush(): void {
@@ -87,7 +85,7 @@ export function createStage(fd: number, path: string, memoryBytes: number): Stag
       const holdsAny = target.present.nextSet(page)
       if (holdsAny < 0 || holdsAny >= page + pages) return
       // What is staged must not be taken for a whole chunk any more.
-      flush()
+      handOver()
       target.present.clearRange(page, page + pages)
       target.known.clearRange(Math.floor(page / CHUNK_PAGES), Math.ceil((page + pages) / CHUNK_PAGES))
     },
@@ -104,20 +102,14 @@ export function createStage(fd: number, path: string, memoryBytes: number): Stag
   }
 }
 
-interface Run {
-  readonly block: PagesInWriting
-  readonly first: number
-  readonly count: number
-}
-
-/** Of chunks that were written whole; of the others it is not known any more what they hold. */
-function keepChecksums({ block, first, count }: Run, calculated: Uint32Array): void {
+/** Of chunks that are written whole; of the others it is not known any more what they hold. */
+function keepChecksums(block: PagesInWriting, first: number, count: number, bytes: Uint8Array): void {
   const { known, checksums } = block
   const end = first + count
-  let next = 0
   for (let chunk = Math.floor(first / CHUNK_PAGES); chunk * CHUNK_PAGES < end; chunk++) {
     if (chunk * CHUNK_PAGES >= first && (chunk + 1) * CHUNK_PAGES <= end) {
-      checksums[chunk] = calculated[next++]!
+      const at = (chunk * CHUNK_PAGES - first) * TARGET_PAGE_BYTES
+      checksums[chunk] = crc32(bytes.subarray(at, at + CHUNK_BYTES))
       known.set(chunk)
     } else {
       known.clear(chunk)

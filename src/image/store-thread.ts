@@ -17,10 +17,8 @@ const { cells } = ring
 
 function doJobs(): void {
   for (let job = 0; ; job++) {
-    while (Atomics.load(cells, STORE_CELL.queued) === job) {
-      if (Atomics.load(cells, STORE_CELL.end) === 1) return
-      Atomics.wait(cells, STORE_CELL.queued, job)
-    }
+    while (Atomics.load(cells, STORE_CELL.queued) === job) Atomics.wait(cells, STORE_CELL.queued, job)
+    if (Atomics.load(cells, STORE_CELL.end) === 1) return
     doJob(ring, job, fd, path)
   }
 }
