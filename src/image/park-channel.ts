@@ -83,7 +83,7 @@ export function createParkChannel({ fd, wakeFd, listenFd }: ParkChannelParts): P
       // Whoever sends fast is not polled; when nothing is there, there is time to look at the others.
       for (;;) {
         const got = tryRead(fd, address, max)
-        if (got !== 'again') return got
+        if (got !== AGAIN) return got
         wait(-1)
       }
     },

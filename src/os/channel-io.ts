@@ -11,6 +11,7 @@ import { type NativeBuffer, nativeBuffer, setU64 } from './memory.js'
 const { MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RD, SHUT_RDWR, SIOCOUTQ } = LINUX
 
 const EAGAIN = errnoOf('EAGAIN')
+const EINTR = errnoOf('EINTR')
 
 /** What the `try` functions answer when they would have to wait. A number, as all their answers: a guest waits for them. */
 export const AGAIN = -1
@@ -36,11 +37,18 @@ function transferError(call: string, fd: number): Error {
   return new SystemError(call, name, `descriptor ${fd}`)
 }
 
+/** After a call that returned -1: a signal ended it, and it is to be repeated. @throws what else ended it. */
+function interruptedOrThrow(call: string, fd: number): void {
+  if (errno() !== EINTR) throw transferError(call, fd)
+}
+
 /** Block until there are bytes and read at most `max` of them to `address`; 0 at the end of the stream. */
 export function readSome(fd: number, address: number, max: number): number {
-  const bytes = libc().recv(fd, address, max, 0)
-  if (bytes === -1) throw transferError('recv', fd)
-  return bytes
+  for (;;) {
+    const bytes = libc().recv(fd, address, max, 0)
+    if (bytes !== -1) return bytes
+    interruptedOrThrow('recv', fd)
+  }
 }
 
 /** The same without blocking; 0 is the end of the stream, AGAIN when nothing has come. */
@@ -50,7 +58,8 @@ export function tryRead(fd: number, address: number, max: number): number {
 }
 
 function againOrThrow(call: string, fd: number): typeof AGAIN {
-  if (errno() === EAGAIN) return AGAIN
+  const number = errno()
+  if (number === EAGAIN || number === EINTR) return AGAIN
   throw transferError(call, fd)
 }
 
@@ -61,8 +70,8 @@ export function sendAll(fd: number, bytes: Uint8Array): void {
   while (done < bytes.length) {
     const rest = done === 0 ? bytes : bytes.subarray(done)
     const sent = sendBytes(fd, rest, rest.length, MSG_NOSIGNAL)
-    if (sent === -1) throw transferError('send', fd)
-    done += sent
+    if (sent === -1) interruptedOrThrow('send', fd)
+    else done += sent
   }
 }
 
@@ -71,8 +80,8 @@ export function sendWhole(fd: number, address: number, length: number): void {
   const { send } = libc()
   for (let done = 0; done < length; ) {
     const sent = send(fd, address + done, length - done, MSG_NOSIGNAL)
-    if (sent === -1) throw transferError('send', fd)
-    done += sent
+    if (sent === -1) interruptedOrThrow('send', fd)
+    else done += sent
   }
 }
 

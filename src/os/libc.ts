@@ -33,7 +33,10 @@ type CType = keyof typeof C_TYPES
 interface Signature {
   readonly result: 'int' | 'long' | 'void'
   readonly args: readonly CType[]
-  /** A signal may end the call early with EINTR; it is then repeated. Never for close(2): Linux has closed it. */
+  /**
+   * A signal may end the call early with EINTR; it is then repeated. Never for close(2): Linux has closed it. Not for what
+   * is called for each page: there the caller repeats, which costs no wrapper.
+   */
   readonly interruptible?: true
 }
 
@@ -55,14 +58,14 @@ const FUNCTIONS = {
   open: { result: 'int', args: ['path', 'int', 'int'], interruptible: true },
   close: { result: 'int', args: ['int'] },
   _exit: { result: 'void', args: ['int'] },
-  read: { result: 'long', args: ['int', 'address', 'size'], interruptible: true },
-  write: { result: 'long', args: ['int', 'address', 'size'], interruptible: true },
+  read: { result: 'long', args: ['int', 'address', 'size'] },
+  write: { result: 'long', args: ['int', 'address', 'size'] },
   ioctl: { result: 'int', args: ['int', 'ulong', 'address'] },
   fcntl: { result: 'int', args: ['int', 'int', 'ulong'] },
   syscall: { result: 'long', args: ['ulong', 'ulong'] },
   clock_gettime: { result: 'int', args: ['int', 'address'] },
   eventfd: { result: 'int', args: ['int', 'int'] },
-  poll: { result: 'int', args: ['address', 'ulong', 'int'], interruptible: true },
+  poll: { result: 'int', args: ['address', 'ulong', 'int'] },
   socket: { result: 'int', args: ['int', 'int', 'int'] },
   socketpair: { result: 'int', args: ['int', 'int', 'int', 'address'] },
   bind: { result: 'int', args: ['int', 'address', 'int'] },
@@ -73,10 +76,10 @@ const FUNCTIONS = {
   getsockname: { result: 'int', args: ['int', 'address', 'address'] },
   getsockopt: { result: 'int', args: ['int', 'int', 'int', 'address', 'address'] },
   setsockopt: { result: 'int', args: ['int', 'int', 'int', 'address', 'int'] },
-  recv: { result: 'long', args: ['int', 'address', 'size', 'int'], interruptible: true },
-  send: { result: 'long', args: ['int', 'address', 'size', 'int'], interruptible: true },
-  sendBytes: { result: 'long', args: ['int', 'bytes', 'size', 'int'], interruptible: true },
-  sendmsg: { result: 'long', args: ['int', 'address', 'int'], interruptible: true },
+  recv: { result: 'long', args: ['int', 'address', 'size', 'int'] },
+  send: { result: 'long', args: ['int', 'address', 'size', 'int'] },
+  sendBytes: { result: 'long', args: ['int', 'bytes', 'size', 'int'] },
+  sendmsg: { result: 'long', args: ['int', 'address', 'int'] },
   getaddrinfo: { result: 'int', args: ['path', 'path', 'address', 'address'] },
   freeaddrinfo: { result: 'void', args: ['address'] },
 } as const satisfies Record<string, Signature>

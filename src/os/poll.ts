@@ -1,8 +1,10 @@
 // poll(2) over a fixed set of descriptors. Any engine thread; one poll set belongs to one thread.
 
-import { check, libc } from './libc.js'
+import { check, errno, errnoOf, libc } from './libc.js'
 import { LINUX, POLLFD } from './linux-abi.js'
 import { nativeBuffer } from './memory.js'
+
+const EINTR = errnoOf('EINTR')
 
 /** Bits of struct pollfd's events and revents. */
 export const POLL_EVENTS = {
@@ -42,7 +44,13 @@ export function createPoll(slots: number): Poll {
       halves[eventsAt(index)] = events
       halves[returnedAt(index)] = 0
     },
-    wait: (timeoutMs) => check('poll', poll(set.address, slots, timeoutMs)),
+    wait(timeoutMs) {
+      for (;;) {
+        const ready = poll(set.address, slots, timeoutMs)
+        if (ready !== -1) return ready
+        if (errno() !== EINTR) return check('poll', ready)
+      }
+    },
     readable: (index) => (returned(index) & (IN | hangUp | error | invalid)) !== 0,
     writable: (index) => (returned(index) & OUT) !== 0,
     hungUp: (index) => (returned(index) & (hangUp | error | invalid)) !== 0,

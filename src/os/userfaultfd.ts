@@ -172,7 +172,7 @@ export function userfaultfdFromFd(fd: number): UserfaultfdOperations {
     readEvents(events: EventBatch): number {
       const bytes = read(fd, events.bufferAddress, events.bufferBytes)
       if (bytes > 0) return events.accept(bytes)
-      if (bytes === -1 && errno() === EAGAIN) return 0
+      if (bytes === -1 && (errno() === EAGAIN || errno() === EINTR)) return 0
       throw new SystemError('read userfaultfd', bytes === 0 ? 'end of file' : errnoName(errno()))
     },
   }
@@ -199,6 +199,7 @@ export function userfaultfdFromFd(fd: number): UserfaultfdOperations {
 }
 
 const EAGAIN = errnoOf('EAGAIN')
+const EINTR = errnoOf('EINTR')
 const EEXIST = errnoOf('EEXIST')
 const ENOENT = errnoOf('ENOENT')
 const ESRCH = errnoOf('ESRCH')
