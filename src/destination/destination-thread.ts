@@ -9,6 +9,7 @@ import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
 import { acceptOn, shutdownChannel } from '../os/channel.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
+import { createPoll, POLL_EVENTS } from '../os/poll.js'
 import { userfaultfdFromFd } from '../os/userfaultfd.js'
 import { wakeFromFd } from '../os/wake.js'
 import type { RamBlock } from '../ram/block.js'
@@ -35,6 +36,13 @@ export interface DestinationThreadData {
   readonly wakeFd: number
   readonly cells: Int32Array
   readonly statsMemory: SharedArrayBuffer
+  /** When the connection is lost after the switch, wait this long for the source to come back, ms; 0: not at all. */
+  readonly recoverTimeMs: number
+}
+
+/** The main thread listens again. */
+export interface ListenAnswer {
+  readonly listenFd: number
 }
 
 /** The main thread's answer to an announcement: the guest, and what goes with it. */
@@ -51,6 +59,8 @@ export type PrepareAnswer =
 export type DestinationThreadMessage =
   | { readonly status: string }
   | { readonly connected: number }
+  /** The connection is lost: listen again. */
+  | { readonly paused: ErrorMessage }
   | { readonly announcement: Announcement }
   | { readonly complete: { readonly stoppedAtUs: number | undefined } }
   | { readonly failed: ErrorMessage; readonly stoppedAtUs: number | undefined }
@@ -69,6 +79,8 @@ const postcopy = createMachine('postcopy', POSTCOPY_STATE, cells, CELL.postcopy,
   trace('migrate_set_state', 'postcopy', from, event, to),
 )
 
+let channelFd = -1
+
 /** Ask the main thread and block until it has answered. */
 function askForGuest(announcement: Announcement): Exclude<PrepareAnswer, { error: ErrorMessage }> {
   const before = Atomics.load(cells, CELL.answers)
@@ -79,7 +91,7 @@ function askForGuest(announcement: Announcement): Exclude<PrepareAnswer, { error
   return answer
 }
 
-function receive(channelFd: number): void {
+function receive(): void {
   const buffer = mapAnonymous(LIMITS.receiveBufferBytes)
   const bytes = viewOf(buffer.address, buffer.length)
   const returnPath = createReturnPath(channelFd)
@@ -102,6 +114,7 @@ function receive(channelFd: number): void {
       stats,
       userfaultfd,
     })
+    let askAgain = (): void => {}
     if (userfaultfd !== undefined) {
       const ask = (block: RamBlock, start: number): void => {
         returnPath.requestPage(block, start)
@@ -110,6 +123,7 @@ function receive(channelFd: number): void {
       const faults = createFaults({ blocks, received, requested, blocktime, userfaultfd, ask })
       trace('postcopy_ram_fault_thread_entry')
       intake.serveFaults(userfaultfd.fd, faults.serve)
+      askAgain = faults.askAgain
     }
     return {
       blocks,
@@ -119,6 +133,7 @@ function receive(channelFd: number): void {
       userfaultfd,
       placer,
       loader: createRamLoader(reader, blocks, placer, intake.look),
+      askAgain,
     }
   }
 
@@ -139,12 +154,53 @@ function receive(channelFd: number): void {
     const guestCell = incoming.prepared?.guestCell
     if (guestCell === undefined) return false
     const loaded = Atomics.load(guestCell, GUEST_CELL.loaded)
-    if (loaded === OUTCOME.done) incoming.confirmLoaded()
+    if (loaded === OUTCOME.done) confirmLoaded(incoming)
     return loaded === OUTCOME.failed
   }
 
+  /** Takes the stream in, over as many connections as it takes. */
+  function takeIn(): void {
+    for (let part = incoming.run; ; part = incoming.goOn) {
+      try {
+        part()
+        return
+      } catch (error) {
+        if (!canRecover(error)) throw error
+        waitForSource(error as ChannelError)
+      }
+    }
+  }
+
+  /** The guest's threads stay where they are, stalled on absent pages alone; nothing is torn down. */
+  function waitForSource(error: ChannelError): void {
+    incoming.prepared!.placer.abandon()
+    status.step('channelLost')
+    tell({ paused: errorToMessage(error) })
+    const fd = acceptOn(listenAgain(), wake.fd, data.recoverTimeMs)
+    if (fd === 'woken') throw error
+    channelFd = fd
+    returnPath.reconnect(fd)
+    intake.reconnect(fd)
+    tell({ connected: fd })
+    reader.restart()
+    status.step('channelUp')
+  }
+
+  /** The descriptor on which the main thread listens again. */
+  function listenAgain(): number {
+    const poll = createPoll(1)
+    poll.set(0, wake.fd, POLL_EVENTS.in)
+    for (;;) {
+      poll.wait(-1)
+      wake.drain()
+      if (onWake()) throw new ChannelError('given up while the connection was lost')
+      const answer = receiveMessageOnPort(main)?.message as ListenAnswer | undefined
+      if (answer !== undefined) return answer.listenFd
+    }
+  }
+
   try {
-    incoming.run()
+    takeIn()
     complete(incoming)
   } catch (error) {
     fail(incoming, error)
@@ -152,6 +208,22 @@ function receive(channelFd: number): void {
     trace('postcopy_ram_fault_thread_exit')
     incoming.prepared?.placer.close()
     buffer.unmap()
+  }
+}
+
+const canRecover = (error: unknown): boolean =>
+  error instanceof ChannelError &&
+  data.recoverTimeMs > 0 &&
+  Atomics.load(cells, CELL.stopReading) === 0 &&
+  postcopy.is('running') &&
+  status.is('postcopy-active', 'postcopy-recover')
+
+/** On a connection that is lost the answer is not missed: who asks later hears that the guest runs. */
+function confirmLoaded(incoming: Incoming): void {
+  try {
+    incoming.confirmLoaded()
+  } catch (error) {
+    if (!(error instanceof ChannelError)) throw error
   }
 }
 
@@ -165,12 +237,21 @@ function complete(incoming: Incoming): void {
     guest.holdBalloon(false)
   }
   incoming.relock()
-  incoming.returnPath?.send({ name: 'SHUT', value: SHUT.complete })
+  sayComplete(incoming)
   // A guest that came by precopy runs only now: until SHUT is on its way the source may still take it back.
   if (!status.is('postcopy-active')) guest.run()
   status.step('eof')
   trace('postcopy_ram_incoming_cleanup_exit')
   tell({ complete: { stoppedAtUs: incoming.stoppedAtUs } })
+}
+
+/** After the switch a guest that has all of its RAM goes on, whether the source hears of it or not. */
+function sayComplete(incoming: Incoming): void {
+  try {
+    incoming.returnPath?.send({ name: 'SHUT', value: SHUT.complete })
+  } catch (error) {
+    if (!(error instanceof ChannelError && status.is('postcopy-active'))) throw error
+  }
 }
 
 function fail(incoming: Incoming, error: unknown): void {
@@ -182,7 +263,7 @@ function fail(incoming: Incoming, error: unknown): void {
   } catch {
     // The connection is what failed: then the source knows already.
   }
-  if (status.is('postcopy-active') && cause instanceof ChannelError) status.step('channelLost')
+  if (status.can('channelLost') && cause instanceof ChannelError) status.step('channelLost')
   status.step('fail')
   tell({ failed: errorToMessage(cause), stoppedAtUs: incoming.stoppedAtUs })
 }
@@ -198,14 +279,13 @@ function causeOf(incoming: Incoming, error: unknown): unknown {
   }
 }
 
-let channelFd = -1
 try {
   const accepted = acceptOn(data.listenFd, wake.fd)
   if (accepted !== 'woken') {
     channelFd = accepted
     tell({ connected: channelFd })
     status.step('incoming')
-    receive(channelFd)
+    receive()
   }
 } catch (error) {
   if (status.can('fail')) status.step('fail')

@@ -4,10 +4,12 @@
 import { EventEmitter } from 'node:events'
 import {
   CancelledError,
+  ChannelError,
   errorFromMessage,
   errorToMessage,
   GuestError,
   HostUnsupportedError,
+  UsageError,
 } from '../errors.js'
 import { beforeExit } from '../exit-hook.js'
 import type { RamBlockShape } from '../guest/guest.js'
@@ -16,7 +18,7 @@ import type { FirstInstruction } from '../guest/guest-messages.js'
 import type { GuestConnection } from '../guest/guest-remote.js'
 import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
-import { closeFd, shutdownChannel } from '../os/channel.js'
+import { closeFd, type Listener, listenOn, parseUri, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
 import { openUserfaultfd, type Userfaultfd } from '../os/userfaultfd.js'
 import type { Feature } from '../os/userfaultfd-abi.js'
@@ -27,7 +29,12 @@ import { followThread, startThread } from '../thread.js'
 import { openListener, type TlsListenOptions } from '../tls/tunnel.js'
 import { trace } from '../trace.js'
 import { createBlocktime } from './blocktime.js'
-import type { DestinationThreadData, DestinationThreadMessage, PrepareAnswer } from './destination-thread.js'
+import type {
+  DestinationThreadData,
+  DestinationThreadMessage,
+  ListenAnswer,
+  PrepareAnswer,
+} from './destination-thread.js'
 import type { Announcement } from './incoming.js'
 import { samplePages } from './page-map.js'
 import type { DestinationReport, IncomingStatus } from './report.js'
@@ -41,6 +48,13 @@ export interface ReceiveOptions {
   readonly guest: (machine: string, blocks: readonly RamBlockShape[]) => Promise<GuestHandle>
   /** A guest with more RAM is refused before anything is made for it, bytes. Default 64 GiB. */
   readonly memoryBytesMax?: number
+  /**
+   * When the connection is lost after the switch, listen there and wait for the source to come back, instead of destroying
+   * the guest. The source has to be told to reconnect there. Not over TLS.
+   */
+  readonly recover?: string
+  /** How long to wait for it, ms. Default 300000. */
+  readonly recoverTimeMs?: number
   /** Take only a source that proves who it is, over TLS. For `tcp:`. */
   readonly tls?: TlsListenOptions
   /** Without TLS: listen on an address that other hosts can reach, and believe whoever comes. */
@@ -80,6 +94,8 @@ const LAST_WORDS_MS = 1000
 
 /** Listens at once. @throws UsageError, ChannelError, HostUnsupportedError */
 export function receive(options: ReceiveOptions): Incoming {
+  assertRecoverable(options)
+  const { recover, recoverTimeMs = 300_000 } = options
   const listener = openListener(options)
   const wake = createWake()
   const cells = new Int32Array(new SharedArrayBuffer(CELL.count * 4))
@@ -87,7 +103,13 @@ export function receive(options: ReceiveOptions): Incoming {
   const stats = createStats(DESTINATION_STATS, statsMemory)
   const status = createMachine('incoming', INCOMING_STATUS, cells, CELL.status)
   const events = new EventEmitter<{ status: [IncomingStatus]; guest: [GuestHandle] }>()
-  const data: DestinationThreadData = { listenFd: listener.fd, wakeFd: wake.fd, cells, statsMemory }
+  const data: DestinationThreadData = {
+    listenFd: listener.fd,
+    wakeFd: wake.fd,
+    cells,
+    statsMemory,
+    recoverTimeMs: recover === undefined ? 0 : recoverTimeMs,
+  }
   const worker = startThread(
     new URL('./destination-thread.js', import.meta.url),
     'farfault destination',
@@ -95,6 +117,7 @@ export function receive(options: ReceiveOptions): Incoming {
   )
 
   let channelFd = -1
+  let recoverListener: Listener | undefined
   let connectedUs = 0
   let announced: Announcement | undefined
   let setup: Setup | undefined
@@ -104,6 +127,7 @@ export function receive(options: ReceiveOptions): Incoming {
   /** Ends the destination thread wherever it blocks; it then fails with what `failure` says. */
   function abort(error: Error): void {
     failure ??= error
+    Atomics.store(cells, CELL.stopReading, 1)
     wake.signal()
     if (channelFd >= 0) shutdownChannel(channelFd)
   }
@@ -114,6 +138,17 @@ export function receive(options: ReceiveOptions): Incoming {
     Atomics.store(cells, CELL.stopReading, 1)
     wake.signal()
     setTimeout(() => abort(error), LAST_WORDS_MS).unref()
+  }
+
+  /** The source is to come back there. */
+  function listenAgain(lost: Error): void {
+    try {
+      recoverListener = listenOn(recover!)
+      worker.postMessage({ listenFd: recoverListener.fd } satisfies ListenAnswer)
+      wake.signal()
+    } catch (error) {
+      abort(new ChannelError(`${lost.message}; and ${(error as Error).message}`, { cause: error }))
+    }
   }
 
   async function prepare(announcement: Announcement): Promise<void> {
@@ -181,6 +216,7 @@ export function receive(options: ReceiveOptions): Incoming {
     setup?.userfaultfd?.close()
     wake.close()
     listener.close()
+    recoverListener?.close()
     await listener.ended()
   }
 
@@ -199,10 +235,13 @@ export function receive(options: ReceiveOptions): Incoming {
   const threadEnded = followThread<DestinationThreadMessage>(worker, (m) => {
     if ('status' in m) events.emit('status', m.status as IncomingStatus)
     else if ('connected' in m) {
+      if (channelFd >= 0) closeFd(channelFd)
       channelFd = m.connected
-      connectedUs = monotonicUs()
+      connectedUs ||= monotonicUs()
       listener.close() // one migration, one connection
-    } else if ('announcement' in m) void prepare(m.announcement)
+      recoverListener?.close()
+    } else if ('paused' in m) listenAgain(errorFromMessage(m.paused))
+    else if ('announcement' in m) void prepare(m.announcement)
     else if ('complete' in m) {
       ok = true
       endUs = monotonicUs()
@@ -258,6 +297,12 @@ export function receive(options: ReceiveOptions): Incoming {
     cancel: { value: () => abort(new CancelledError('receiving was cancelled')) },
     done: { value: done },
   }) as Incoming
+}
+
+function assertRecoverable({ recover, tls }: ReceiveOptions): void {
+  if (recover === undefined) return
+  if (parseUri(recover).kind === 'fd') throw new UsageError(`nobody can come back to ${recover}`)
+  if (tls !== undefined) throw new UsageError('a migration over TLS cannot be recovered yet')
 }
 
 /** The kernel says which thread faults where it can; huge pages and memory files need support of their own. */

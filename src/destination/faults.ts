@@ -13,6 +13,8 @@ import type { Blocktime } from './blocktime.js'
 export interface Faults {
   /** Handle the faults that wait in the userfaultfd. @throws GuestError for one outside of every RAM block. */
   serve(): void
+  /** Ask again for all that has been asked for and has not come: on another connection. */
+  askAgain(): void
 }
 
 export interface FaultsParts {
@@ -57,6 +59,14 @@ export function createFaults(parts: FaultsParts): Faults {
     serve() {
       const count = userfaultfd.readEvents(events) // none: the waiter was let go meanwhile
       for (let i = 0; i < count; i++) handle(i)
+    },
+    askAgain() {
+      for (const block of blocks) {
+        const asked = requested[block.index]!
+        for (let page = asked.nextSet(0); page >= 0; page = asked.nextSet(page + 1)) {
+          if (!received[block.index]!.get(page)) ask(block, page * TARGET_PAGE_BYTES)
+        }
+      }
     },
   }
 }

@@ -15,6 +15,8 @@ export interface HostPageAssembler {
    */
   add(block: RamBlock, page: number, source: number | undefined, streamOffset: number): number | undefined
   assertEmpty(streamOffset: number): void
+  /** Forget a page that is in pieces: it will be sent whole again. */
+  reset(): void
   close(): void
 }
 
@@ -65,6 +67,10 @@ export function createHostPageAssembler(blocks: readonly RamBlock[]): HostPageAs
       count = 0
       seen.fill(0)
       return temporary!.address
+    },
+    reset() {
+      count = 0
+      seen.fill(0)
     },
     assertEmpty(offset) {
       if (count !== 0) refuse('the stream ends within a host page', first + count, offset)

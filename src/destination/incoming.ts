@@ -13,7 +13,7 @@ import { pageSizeSummary, type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.
 import type { Stats } from '../stats.js'
 import { trace } from '../trace.js'
 import { encodeDevice, readDeviceBody } from '../wire/device-sections.js'
-import { type Command, readCommand } from '../wire/messages.js'
+import { type Command, readCommand, receivedBitmapBytes } from '../wire/messages.js'
 import { splitPackage } from '../wire/package.js'
 import { readRamSetup } from '../wire/ram-setup.js'
 import type { StreamReader } from '../wire/reader.js'
@@ -52,6 +52,8 @@ export interface Prepared {
   readonly userfaultfd: UserfaultfdOperations | undefined
   readonly placer: Placer
   readonly loader: RamLoader
+  /** All that has been asked for and has not come is asked for again. */
+  askAgain(): void
 }
 
 export interface IncomingParts {
@@ -76,6 +78,8 @@ export interface Incoming {
   confirmLoaded(): void
   /** Reads the whole stream. When it returns, RAM is whole and the device state is loaded. */
   run(): void
+  /** The same from a record on, on another connection: what `run` could not read to its end. */
+  goOn(): void
   /** Locks memory again, if it was locked before ADVISE. */
   relock(): void
 }
@@ -203,6 +207,23 @@ export function createIncoming(parts: IncomingParts): Incoming {
       startGuest(bytes, offset)
     },
     SWITCHOVER_START() {},
+    RECV_BITMAP({ block: name }) {
+      if (!status.is('postcopy-recover')) refuse('there is nothing to recover', 'RECV_BITMAP')
+      const { blocks, received } = ready('RECV_BITMAP')
+      const block = blocks.find((b) => b.name === name)
+      if (block === undefined)
+        refuse('the bitmap of a RAM block that does not exist is asked for', 'RECV_BITMAP', name)
+      const { words } = received[block.index]!
+      const bitmap = new Uint8Array(receivedBitmapBytes(block.pages))
+      bitmap.set(new Uint8Array(words.buffer, words.byteOffset, words.byteLength))
+      returnPath!.send({ name: 'RECV_BITMAP', block: name, bitmap })
+    },
+    POSTCOPY_RESUME() {
+      if (!status.is('postcopy-recover')) refuse('there is nothing to recover', 'POSTCOPY_RESUME')
+      status.step('resume')
+      returnPath!.send({ name: 'RESUME_ACK', value: 1 })
+      ready('POSTCOPY_RESUME').askAgain()
+    },
   }
 
   function pong(value: number): void {
@@ -289,6 +310,23 @@ export function createIncoming(parts: IncomingParts): Incoming {
     pongWhenLoaded = undefined
   }
 
+  /** Record by record, to the end of the stream. */
+  function records(): void {
+    for (;;) {
+      stats.bytes = reader.streamOffset
+      const type = readRecordType(reader)
+      if (type === 'COMMAND') command()
+      else if (type === 'SECTION_START') startSection()
+      else if (type === 'SECTION_PART' || type === 'SECTION_END') partSection(type)
+      else if (type === 'SECTION_FULL') fullSection()
+      else if (type === 'EOF') {
+        stats.bytes = reader.streamOffset
+        endOfStream()
+        return
+      } else refuse('a record that cannot come here', type)
+    }
+  }
+
   return {
     get prepared() {
       return prepared
@@ -306,19 +344,8 @@ export function createIncoming(parts: IncomingParts): Incoming {
       readHeader(reader)
       status.step('streamOpen')
       machine = readConfiguration(reader).machine
-      for (;;) {
-        stats.bytes = reader.streamOffset
-        const type = readRecordType(reader)
-        if (type === 'COMMAND') command()
-        else if (type === 'SECTION_START') startSection()
-        else if (type === 'SECTION_PART' || type === 'SECTION_END') partSection(type)
-        else if (type === 'SECTION_FULL') fullSection()
-        else if (type === 'EOF') {
-          stats.bytes = reader.streamOffset
-          endOfStream()
-          return
-        } else refuse('a record that cannot come here', type)
-      }
+      records()
     },
+    goOn: records,
   }
 }

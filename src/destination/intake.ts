@@ -11,6 +11,8 @@ export interface Intake {
   readonly pull: Pull
   /** From now on faults are served: `serve` is called when `userfaultfd` (a descriptor) is readable. */
   serveFaults(userfaultfd: number, serve: () => void): void
+  /** The connection is another one from now on. */
+  reconnect(fd: number): void
   /** Serve the faults that wait now, if any; for whoever is busy with what has been read. */
   look(): void
 }
@@ -28,7 +30,9 @@ const SOCKET = 0
 const WAKE = 1
 const FAULTS = 2
 
-export function createIntake({ fd, bufferAddress, wake, onWake }: IntakeParts): Intake {
+export function createIntake(parts: IntakeParts): Intake {
+  const { bufferAddress, wake, onWake } = parts
+  let { fd } = parts
   const poll = createPoll(3)
   poll.set(SOCKET, fd, POLL_EVENTS.in)
   poll.set(WAKE, wake.fd, POLL_EVENTS.in)
@@ -61,6 +65,11 @@ export function createIntake({ fd, bufferAddress, wake, onWake }: IntakeParts): 
     serveFaults(userfaultfd, serveWaiting) {
       serve = serveWaiting
       poll.set(FAULTS, userfaultfd, POLL_EVENTS.in)
+    },
+    reconnect(another) {
+      fd = another
+      drained = true
+      poll.set(SOCKET, fd, POLL_EVENTS.in)
     },
     look: () => serve(),
   }

@@ -34,6 +34,8 @@ export interface Placer {
   enterPostcopy(): void
   /** Pages of this range are absent again. */
   discarded(block: RamBlock, start: number, end: number): void
+  /** The connection is lost: forget what is not placed; it does not count as received, and will be sent again. */
+  abandon(): void
   /** @throws ProtocolError when a host page is still in pieces. */
   assertNothingPending(streamOffset: number): void
   close(): void
@@ -220,6 +222,10 @@ export function createPlacer(parts: PlacerParts): Placer {
     discarded(block, start, end) {
       assert(!postcopy && runBlock === undefined, 'discard while pages are being placed')
       received[block.index]!.clearRange(start, end)
+    },
+    abandon() {
+      runBlock = undefined
+      assembler.reset()
     },
     assertNothingPending(streamOffset) {
       flush()

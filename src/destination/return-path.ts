@@ -8,6 +8,8 @@ import { trace, tracing } from '../trace.js'
 import { encodeReturnMessage, type ReturnMessage } from '../wire/messages.js'
 
 export interface ReturnPath {
+  /** Another connection: on it, the block of the first request is named again. */
+  reconnect(fd: number): void
   /** Blocks until the message is with the kernel. @throws ChannelError when the connection is lost. */
   send(message: ReturnMessage): void
   /**
@@ -17,7 +19,8 @@ export interface ReturnPath {
   requestPage(block: RamBlock, start: number): void
 }
 
-export function createReturnPath(fd: number): ReturnPath {
+export function createReturnPath(firstFd: number): ReturnPath {
+  let fd = firstFd
   // In memory that is made once, and sent without a copy: a guest thread waits for it.
   const plain = encodeReturnMessage({ name: 'REQ_PAGES', start: 0, length: 0 })
   const request = nativeBuffer(plain.length)
@@ -45,6 +48,10 @@ export function createReturnPath(fd: number): ReturnPath {
   }
 
   return {
+    reconnect(another) {
+      fd = another
+      lastRequested = undefined
+    },
     send,
     requestPage(block, start) {
       try {

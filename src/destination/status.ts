@@ -9,7 +9,8 @@ export const INCOMING_STATUS = {
   setup: { streamOpen: 'active', fail: 'failed' },
   active: { listen: 'postcopy-active', eof: 'completed', fail: 'failed' },
   'postcopy-active': { eof: 'completed', channelLost: 'postcopy-paused', fail: 'failed' },
-  'postcopy-paused': { fail: 'failed' },
+  'postcopy-paused': { channelUp: 'postcopy-recover', fail: 'failed' },
+  'postcopy-recover': { resume: 'postcopy-active', channelLost: 'postcopy-paused', fail: 'failed' },
   completed: {},
   failed: {},
 } as const satisfies Table

@@ -18,6 +18,10 @@ export interface ServeOptions {
   readonly setupTimeoutMs?: number
   /** Send requested pages over a second connection; the destination has the capability `postcopy-preempt` on. */
   readonly preempt?: boolean
+  /** When the connection is lost, reconnect there and go on; the destination has to listen there again. Not with preempt. */
+  readonly recover?: string
+  /** How long to try that, ms. Default 300000. */
+  readonly recoverTimeMs?: number
   /** Name of the RAM block that the destination maps from the image itself: then all the rest goes first, by precopy. */
   readonly mapped?: string
   /** Send only to a destination that proves who it is, over TLS. For `tcp:`. */
@@ -38,7 +42,7 @@ export interface ServedImage {
  */
 export function serveImage(path: string, options: ServeOptions = {}): ServedImage {
   const { push = true, quietMs = 10, maxBandwidth = 0, verify = true, setupTimeoutMs = 10_000 } = options
-  const { preempt = false, mapped } = options
+  const { recover, recoverTimeMs = 300_000, preempt = false, mapped } = options
   assertAtLeastZero({ quietMs, maxBandwidth, setupTimeoutMs })
   const image = openImage(path)
   const { capabilities: _, ...configuration } = image.configuration
@@ -61,6 +65,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         setupTimeoutMs,
         skip: mapped === undefined ? [] : [mapped],
         preempt,
+        recover: { uri: recover, timeLimitMs: recoverTimeMs },
         push: { on: push, quietMs },
       },
     },

@@ -20,6 +20,9 @@ function connectedLink(t: TestContext) {
     canTakeRequests: () => gate.open,
     onPong: (value) => void seen.push(value),
     onWake: () => void seen.push('wake'),
+    expectedBitmapBytes: (block) => (block === 'awaited' ? 8 : undefined),
+    onBitmap: (block, bitmap) => void seen.push([block, bitmap.length]),
+    onResumeAck: (value) => void seen.push(['ack', value]),
   })
   t.after(() => {
     link.close()

@@ -18,6 +18,10 @@ export interface LinkHandlers {
   /** True while requests can be taken in. */
   canTakeRequests(): boolean
   onPong(value: number): void
+  /** Length of the received bitmap of a block, when one is awaited: in recovery. */
+  expectedBitmapBytes(block: string): number | undefined
+  onBitmap(block: string, bitmap: Uint8Array): void
+  onResumeAck(value: number): void
   /** The wake descriptor was signalled: look for orders from the main thread. May throw to end what is under way. */
   onWake(): void
 }
@@ -48,7 +52,7 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
 
   let wokenMs = monotonicMs()
 
-  const parser = createReturnPathParser(receive, undefined, requestPages)
+  const parser = createReturnPathParser(receive, handlers.expectedBitmapBytes, requestPages)
 
   function receive(message: ReturnMessage): void {
     switch (message.name) {
@@ -65,6 +69,12 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
       case 'REQ_PAGES_ID':
         lastBlock = message.block
         handlers.onRequest(message.block, message.start, message.length)
+        break
+      case 'RECV_BITMAP':
+        handlers.onBitmap(message.block, message.bitmap)
+        break
+      case 'RESUME_ACK':
+        handlers.onResumeAck(message.value)
         break
       case 'SWITCHOVER_ACK':
         break // allowed, and nothing here waits for it

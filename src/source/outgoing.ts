@@ -8,7 +8,7 @@ import { type Bitmap, createBitmap } from '../ram/bitmap.js'
 import { pageSizeSummary, type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
 import type { Stats } from '../stats.js'
 import { trace, tracing } from '../trace.js'
-import { encodeCommand } from '../wire/messages.js'
+import { encodeCommand, receivedBitmapBytes } from '../wire/messages.js'
 import { encodeRamSetup } from '../wire/ram-setup.js'
 import {
   type Configuration,
@@ -60,6 +60,12 @@ export interface OutgoingOptions {
   readonly skip: readonly string[]
   /** A second connection for requested pages (QEMU's postcopy-preempt); the destination must expect it. */
   readonly preempt: boolean
+  readonly recover: {
+    /** Where to reconnect when the connection is lost after the switch; undefined: not at all. */
+    readonly uri: string | undefined
+    /** How long to try, ms. */
+    readonly timeLimitMs: number
+  }
   /** After the switch, what is pushed without being asked for. */
   readonly push: {
     /** False: nothing; pages are served on demand until the destination closes the connection. */
@@ -96,12 +102,20 @@ export interface Outgoing {
   committed: boolean
   /** When a page was asked for last, ms of `monotonicMs`. */
   readonly lastRequestMs: number
+  /** What the destination has said since it was asked for what it has; undefined when it was not asked. */
+  recovery: Recovery | undefined
   /** PINGs answered, and when (CLOCK_MONOTONIC, µs). */
   readonly pongs: Map<number, number>
   close(): void
 }
 
-interface OutgoingParts {
+export interface Recovery {
+  /** By block: one bit a target page, placed. */
+  readonly received: Map<string, Uint8Array>
+  acknowledged: boolean
+}
+
+export interface OutgoingParts {
   readonly fd: number
   readonly urgentFd: number | undefined
   readonly wake: Wake
@@ -167,6 +181,21 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
       const nowUs = monotonicUs()
       if (!window.acknowledged(value, nowUs)) pongs.set(value, nowUs)
     },
+    expectedBitmapBytes(name) {
+      const block = outgoing.recovery === undefined ? undefined : byName.get(name)
+      return block === undefined ? undefined : receivedBitmapBytes(block.pages)
+    },
+    onBitmap: (block, bitmap) => void outgoing.recovery?.received.set(block, bitmap),
+    onResumeAck(value) {
+      if (outgoing.recovery === undefined || value !== 1) {
+        throw new ProtocolError('unexpected answer to POSTCOPY_RESUME', {
+          offset: 0,
+          record: 'RESUME_ACK',
+          got: `${value}`,
+        })
+      }
+      outgoing.recovery.acknowledged = true
+    },
     onWake,
   })
   const { fd, urgentFd } = parts
@@ -188,6 +217,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     populated,
     written: blocks.map((block) => createBitmap(block.pages)),
     switchWanted: false,
+    recovery: undefined,
     pongs,
     get lastRequestMs() {
       return lastRequestMs
@@ -201,7 +231,6 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
       pacer.bytesPerSecond = value ? limits.postcopy : limits.precopy
     },
     close() {
-      parts.origin.close()
       sender.close()
       if (urgent !== sender) urgent.close()
       link.close()

@@ -19,11 +19,13 @@ import {
   type Order,
   type Outgoing,
   type OutgoingOptions,
+  type OutgoingParts,
   PING,
   sendPrefix,
 } from './outgoing.js'
 import { type PrecopyOutcome, runPrecopy } from './precopy.js'
 import { pushRemaining, serveOnDemand } from './push.js'
+import { canRecover, recover } from './recover.js'
 import { rehearse } from './rehearse.js'
 import { SOURCE_STATS, type SourceReport } from './report.js'
 import type { SourceThreadMessage } from './start-source.js'
@@ -48,6 +50,12 @@ interface Progress {
   outgoing?: Outgoing
   outcome?: PrecopyOutcome
   stopped?: Moment
+}
+
+function release(fd: number): void {
+  if (fd < 0) return
+  shutdownChannel(fd)
+  closeFd(fd)
 }
 
 const tell = (message: SourceThreadMessage): void => parentPort!.postMessage(message)
@@ -102,7 +110,7 @@ export function runSource(
     if (options.preempt) p.urgentFd = connectTo(uri, { wakeFd: wake.fd, timeoutMs: CONNECT_TIMEOUT_MS })
     const { origin, blocks } = makeOrigin()
     p.origin = origin
-    const o = createOutgoing({
+    const parts: OutgoingParts = {
       fd: p.fd,
       urgentFd: p.urgentFd,
       wake,
@@ -112,7 +120,8 @@ export function runSource(
       status,
       stats,
       takeOrders,
-    })
+    }
+    const o = createOutgoing(parts)
     p.outgoing = o
     sendPrefix(o)
     status.step('ready')
@@ -126,17 +135,37 @@ export function runSource(
         status.step('allSent')
         return
       }
-      pushRemaining(o)
+      pushToTheEnd(parts)
     }
-    while (o.link.shut === undefined) o.link.pump(-1)
+    while (p.outgoing.link.shut === undefined) p.outgoing.link.pump(-1)
     status.step(p.outcome.finish === 'postcopy' ? 'allSent' : 'precopyDone')
+  }
+
+  /** All of RAM, and the answer to its end; over as many connections as it takes. */
+  function pushToTheEnd(parts: OutgoingParts): void {
+    for (;;) {
+      const o = p.outgoing!
+      try {
+        pushRemaining(o)
+        while (o.link.shut === undefined) o.link.pump(-1)
+        return
+      } catch (error) {
+        if (!canRecover(o, error)) throw error
+        shutdownChannel(p.fd) // if it is half dead, the destination is to know
+        const { fd, outgoing } = recover(o, parts, release)
+        o.close()
+        release(p.fd)
+        p.fd = fd
+        p.outgoing = outgoing
+      }
+    }
   }
 
   /** The guest goes on here, as if nothing had been, unless the destination may have run it. */
   function giveUp(error: unknown): void {
     hearLastWords(p.outgoing, error)
     if (neverRanThere(p)) p.origin?.resume()
-    if (error instanceof CancelledError) {
+    if (error instanceof CancelledError && status.can('cancel')) {
       status.step('cancel')
       status.step('cancelled')
       return
@@ -175,11 +204,9 @@ export function runSource(
     tell({ done: report(error), error: errorToMessage(error) })
   } finally {
     p.outgoing?.close()
-    for (const fd of [p.fd, p.urgentFd ?? -1]) {
-      if (fd < 0) continue
-      shutdownChannel(fd)
-      closeFd(fd)
-    }
+    p.origin?.close()
+    release(p.fd)
+    release(p.urgentFd ?? -1)
     sayEnded()
   }
 }

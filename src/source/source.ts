@@ -1,5 +1,6 @@
 // `migrate`: moves a guest that runs here. Main thread; never blocks.
 
+import { UsageError } from '../errors.js'
 import type { GuestHandle } from '../guest/guest-handle.js'
 import { parseUri } from '../os/channel.js'
 import { numberBlocks } from '../ram/block.js'
@@ -26,6 +27,13 @@ export interface MigrateOptions {
   readonly maxPostcopyBandwidth?: number
   /** How long the destination may take to make its RAM ready, ms. Default 10000. */
   readonly setupTimeoutMs?: number
+  /**
+   * When the connection is lost after the switch, reconnect there and go on, instead of giving up; the destination has to
+   * listen there again. Not over TLS.
+   */
+  readonly recover?: string
+  /** How long to try that, ms. Default 300000. */
+  readonly recoverTimeMs?: number
   /** Send only to a destination that proves who it is, over TLS. For `tcp:`. */
   readonly tls?: TlsConnectOptions
 }
@@ -45,10 +53,17 @@ export function migrate(guest: GuestHandle, options: MigrateOptions): Migration 
   return source
 }
 
+function assertRecoverable({ recover, tls }: MigrateOptions): void {
+  if (recover === undefined) return
+  parseUri(recover)
+  if (tls !== undefined) throw new UsageError('a migration over TLS cannot be recovered yet')
+}
+
 function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOptions {
   const { postcopy = 'auto', downtimeLimitMs = 25, maxBandwidth = 0, maxPostcopyBandwidth = 0 } = options
-  const { setupTimeoutMs = 10_000 } = options
-  assertAtLeastZero({ downtimeLimitMs, maxBandwidth, maxPostcopyBandwidth, setupTimeoutMs })
+  const { setupTimeoutMs = 10_000, recoverTimeMs = 300_000 } = options
+  assertAtLeastZero({ downtimeLimitMs, maxBandwidth, maxPostcopyBandwidth, setupTimeoutMs, recoverTimeMs })
+  assertRecoverable(options)
   return {
     configuration: { machine: guest.machine },
     ramSectionId: LIVE_RAM_SECTION_ID,
@@ -58,6 +73,7 @@ function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOpt
     maxPostcopyBandwidth,
     setupTimeoutMs,
     skip: [],
+    recover: { uri: options.recover, timeLimitMs: recoverTimeMs },
     preempt: false,
     push: { on: true, quietMs: 0 },
   }

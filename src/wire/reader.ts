@@ -38,6 +38,8 @@ export interface StreamReader {
   read<T>(codec: Codec<T>, record: string): T
   /** Fills `target`, which may be longer than the buffer. */
   copyOut(target: Uint8Array, record: string): void
+  /** Forgets what is unread, and reads from another connection: `pull` gives its bytes from now on. */
+  restart(): void
 }
 
 /** Puts 1 to `max` bytes at index `at` of the buffer and returns how many; 0 says that the stream has ended. */
@@ -84,12 +86,14 @@ class BufferReader implements StreamReader {
   #base: number
   /** Undefined once the stream has ended. */
   #pull: Pull | undefined
+  readonly #source: Pull | undefined
   readonly #ended: (offset: number, record: string) => Error
 
   constructor(bytes: Uint8Array, pull: Pull | undefined, options: StreamReaderOptions) {
     this.bytes = bytes
     this.view = viewOf(bytes)
     this.#pull = pull
+    this.#source = pull
     this.#end = options.filled ?? 0
     this.#base = options.offset ?? 0
     this.#ended = options.ended ?? endedInside
@@ -165,6 +169,13 @@ class BufferReader implements StreamReader {
       this.position += count
       at += count
     }
+  }
+
+  restart(): void {
+    this.#base += this.#end
+    this.position = 0
+    this.#end = 0
+    this.#pull = this.#source
   }
 
   u8(record: string): number {

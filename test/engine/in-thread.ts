@@ -166,6 +166,7 @@ export function createInThreadDestination(ram: Ram): InThreadDestination {
         userfaultfd: operations,
         placer,
         loader: createRamLoader(reader, blocks, placer),
+        askAgain() {},
       }
     }
 

@@ -218,3 +218,41 @@ test('a migration that nothing ends needs no recovery', options, async () => {
   const plan: Fault[] = [{ ...forward, from: 'package', after: 10, action: { do: 'stall', ms: 20 } }]
   await cutAfterRun({ plan, recover: () => assert.fail('nothing was cut') })
 })
+
+/** Slow enough that pages are on their way wherever the cut is, in both directions. */
+const RECOVERING: Omit<PairOptions, 'plan'> = {
+  listen: unixPair,
+  recovers: true,
+  maxPostcopyBandwidth: 8 * MiB,
+}
+
+async function recoverFromCuts(seed: number, cuts: number): Promise<void> {
+  const random = createRandom(seed)
+  const plan: Fault[] = Array.from({ length: cuts }, (_, connection) => ({
+    ...(random.integer(3) === 0 ? back : forward),
+    connection,
+    from: connection === 0 ? 'loaded' : 'start',
+    // Later connections are cut within the recovery itself, or soon after it.
+    after: random.integer(connection === 0 ? 600 : 40),
+    action:
+      random.integer(2) === 0 ? { do: 'cut', by: 'fin' } : { do: 'truncate', bytes: random.integer(4000) },
+  }))
+  const guest = { blocks: BLOCKS, pagesPerSecond: 20_000, writeRatio: 0.5, initialPages: 1500 }
+  try {
+    const { destination } = await cutAfterRun({ plan, guest, options: RECOVERING, recover: async () => {} })
+    assert.equal(destination.report.status, 'completed')
+  } catch (cause) {
+    throw new Error(`seed ${seed}: ${JSON.stringify(plan)}: ${cause}`, { cause })
+  }
+}
+
+/** `CUTS=200` for more by hand. */
+const CUTS = Number(process.env.CUTS ?? 12)
+
+test('cut at random points after the guest runs there: recovered, each page once', options, async () => {
+  for (let seed = 1; seed <= CUTS; seed++) await recoverFromCuts(seed, 1)
+})
+
+test('cut again within the recovery, twice in a row: recovered', options, async () => {
+  for (let seed = 1; seed <= Math.ceil(CUTS / 3); seed++) await recoverFromCuts(1000 + seed, 3)
+})
