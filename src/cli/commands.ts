@@ -51,6 +51,8 @@ const TRANSFER_OPTIONS = {
   ),
 } as const
 
+const RECOVER_TIME = withDefault('TIME', duration, '5m', 'how long to try that')
+
 export const DEMO_OPTIONS = {
   postcopy: withDefault('WHEN', oneOf(POSTCOPY), 'now', POSTCOPY_HELP),
   ...GUEST_OPTIONS,
@@ -69,6 +71,8 @@ export const MIGRATE_OPTIONS = {
   after: withDefault('TIME', duration, '500ms', 'how long the guest runs before it moves'),
   ...TRANSFER_OPTIONS,
   ...TLS_CONNECT_OPTIONS,
+  recover: optional('URI', text, 'when the connection is lost after the switch, reconnect there and go on'),
+  'recover-time': RECOVER_TIME,
   keep: flag('after a failure let the guest run on here, until ctrl-C'),
   json: JSON_FLAG,
   help: HELP,
@@ -90,6 +94,12 @@ export const RECEIVE_OPTIONS = {
     'how long the guest runs on before it is checked; or forever',
   ),
   ...TLS_LISTEN_OPTIONS,
+  recover: optional(
+    'URI',
+    text,
+    'when the connection is lost after the switch, keep the guest and wait there for its source',
+  ),
+  'recover-time': RECOVER_TIME,
   serial: optional('FILE', text, 'append what the guest prints to FILE; - is standard error'),
   json: JSON_FLAG,
   help: HELP,
@@ -112,6 +122,10 @@ export const RESUME_OPTIONS = {
   'no-verify': flag('do not compare page data with the checksums of the image'),
   preempt: flag("a second connection for pages that are asked for (QEMU's postcopy-preempt)"),
   ...TLS_CONNECT_OPTIONS,
+  reconnect: flag(
+    'when the connection to the VM is lost, let QEMU listen again (migrate-recover), and go on',
+  ),
+  'recover-time': RECOVER_TIME,
   blocktime: flag('let QEMU measure how long vCPUs wait for pages (query-migrate shows it)'),
   json: JSON_FLAG,
   help: HELP,

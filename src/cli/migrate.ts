@@ -77,6 +77,8 @@ async function transfer(
     maxBandwidth: values['max-bandwidth'],
     maxPostcopyBandwidth: values['max-postcopy-bandwidth'],
     ...connectSecurity(values),
+    ...(values.recover === undefined ? {} : { recover: values.recover }),
+    recoverTimeMs: values['recover-time'],
   })
   const interrupts = interruptTransfer(migration, output)
   control.onInterrupt(interrupts.handler)

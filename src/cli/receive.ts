@@ -36,6 +36,8 @@ export async function receiveCommand(values: ReceiveValues): Promise<ExitCode> {
   const incoming = receive({
     listen: values.listen,
     ...listenSecurity(values),
+    ...(values.recover === undefined ? {} : { recover: values.recover }),
+    recoverTimeMs: values['recover-time'],
     guest: (machine, blocks) => makeGuest(values, machine, blocks),
   })
   output.say(`listening on ${incoming.uri}`)

@@ -44,6 +44,7 @@ const options = (values: ResumeValues) => ({
   maxBandwidth: values['max-bandwidth'],
   verify: !values['no-verify'],
   preempt: values.preempt,
+  recoverTimeMs: values['recover-time'],
 })
 
 /** Words for people: standard output is QEMU's console, or the report's. */
@@ -61,6 +62,7 @@ async function resumeHere(image: string, values: ResumeValues): Promise<ExitCode
       command: values.program,
       blocktime: values.blocktime,
       map: values.map,
+      reconnect: values.reconnect,
       console: background ? 'ignore' : values.json ? 'ignore' : 'inherit',
       survives: true,
     } satisfies ResumeOptions)

@@ -31,6 +31,9 @@ import { INCOMING_STATUS, POSTCOPY_STATE } from './status.js'
 /** SHUT values. QEMU knows 0 and not 0; our own source goes on with its guest only when that never ran here. */
 const SHUT = { complete: 0, guestNeverRan: 1, guestRan: 2 } as const
 
+/** How long a source may take to say what it is, ms. */
+const FIRST_WORDS_MS = 30_000
+
 export interface DestinationThreadData {
   readonly listenFd: number
   readonly wakeFd: number
@@ -95,7 +98,7 @@ function receive(): void {
   const buffer = mapAnonymous(LIMITS.receiveBufferBytes)
   const bytes = viewOf(buffer.address, buffer.length)
   const returnPath = createReturnPath(channelFd)
-  const intake = createIntake({ fd: channelFd, bufferAddress: buffer.address, wake, onWake })
+  const intake = createIntake({ fd: channelFd, bufferAddress: buffer.address, wake, onWake, patienceMs })
   const reader = createStreamReader(bytes, intake.pull)
 
   function prepare(announcement: Announcement): Prepared {
@@ -156,6 +159,11 @@ function receive(): void {
     const loaded = Atomics.load(guestCell, GUEST_CELL.loaded)
     if (loaded === OUTCOME.done) confirmLoaded(incoming)
     return loaded === OUTCOME.failed
+  }
+
+  /** Whoever connects and says nothing is no source. Later a stream may stand still for as long as it likes. */
+  function patienceMs(): number {
+    return status.is('setup') ? FIRST_WORDS_MS : -1
   }
 
   /** Takes the stream in, over as many connections as it takes. */

@@ -18,7 +18,7 @@ import type { FirstInstruction } from '../guest/guest-messages.js'
 import type { GuestConnection } from '../guest/guest-remote.js'
 import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
-import { closeFd, type Listener, listenOn, parseUri, shutdownChannel } from '../os/channel.js'
+import { closeFd, formatUri, type Listener, parseUri, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
 import { openUserfaultfd, type Userfaultfd } from '../os/userfaultfd.js'
 import type { Feature } from '../os/userfaultfd-abi.js'
@@ -95,7 +95,7 @@ const LAST_WORDS_MS = 1000
 /** Listens at once. @throws UsageError, ChannelError, HostUnsupportedError */
 export function receive(options: ReceiveOptions): Incoming {
   assertRecoverable(options)
-  const { recover, recoverTimeMs = 300_000 } = options
+  const { recover, recoverTimeMs = 300_000, insecure = false } = options
   const listener = openListener(options)
   const wake = createWake()
   const cells = new Int32Array(new SharedArrayBuffer(CELL.count * 4))
@@ -143,7 +143,7 @@ export function receive(options: ReceiveOptions): Incoming {
   /** The source is to come back there. */
   function listenAgain(lost: Error): void {
     try {
-      recoverListener = listenOn(recover!)
+      recoverListener = openListener({ listen: recover!, insecure })
       worker.postMessage({ listenFd: recoverListener.fd } satisfies ListenAnswer)
       wake.signal()
     } catch (error) {
@@ -299,9 +299,14 @@ export function receive(options: ReceiveOptions): Incoming {
   }) as Incoming
 }
 
-function assertRecoverable({ recover, tls }: ReceiveOptions): void {
+/** What is wrong with it must not be found first when the guest depends on it. */
+function assertRecoverable({ recover, tls, insecure = false }: ReceiveOptions): void {
   if (recover === undefined) return
-  if (parseUri(recover).kind === 'fd') throw new UsageError(`nobody can come back to ${recover}`)
+  const uri = parseUri(recover)
+  if (uri.kind === 'tcp' && uri.port === 0)
+    throw new UsageError(`the source cannot know the port of ${recover}`)
+  if (uri.kind === 'tcp') openListener({ listen: formatUri({ ...uri, port: 0 }), insecure }).close()
+  if (uri.kind === 'fd') throw new UsageError(`nobody can come back to ${recover}`)
   if (tls !== undefined) throw new UsageError('a migration over TLS cannot be recovered yet')
 }
 

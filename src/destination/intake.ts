@@ -1,6 +1,7 @@
 // Where the destination thread waits: for bytes of the stream, for faults of the guest, for a word from another thread.
 // One thread does all three, so a fault costs no more wake-ups than it must, and nothing needs a lock. Destination thread.
 
+import { ChannelError } from '../errors.js'
 import { AGAIN, tryRead } from '../os/channel.js'
 import { createPoll, POLL_EVENTS } from '../os/poll.js'
 import type { Wake } from '../os/wake.js'
@@ -24,6 +25,8 @@ interface IntakeParts {
   readonly wake: Wake
   /** The wake descriptor was signalled. True: read no more; the stream ends here. */
   onWake(): boolean
+  /** How long to wait for the next bytes, ms; -1: for ever. */
+  patienceMs(): number
 }
 
 const SOCKET = 0
@@ -31,7 +34,7 @@ const WAKE = 1
 const FAULTS = 2
 
 export function createIntake(parts: IntakeParts): Intake {
-  const { bufferAddress, wake, onWake } = parts
+  const { bufferAddress, wake, onWake, patienceMs } = parts
   let { fd } = parts
   const poll = createPoll(3)
   poll.set(SOCKET, fd, POLL_EVENTS.in)
@@ -42,7 +45,8 @@ export function createIntake(parts: IntakeParts): Intake {
   let drained = true
 
   function wait(): void {
-    poll.wait(-1)
+    const ms = patienceMs()
+    if (poll.wait(ms) === 0) throw new ChannelError(`the source has sent nothing for ${ms} ms`)
     if (poll.readable(FAULTS)) serve()
     if (poll.readable(WAKE)) {
       wake.drain()

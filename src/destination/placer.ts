@@ -11,7 +11,8 @@ import assert from 'node:assert/strict'
 import { GuestError, ProtocolError } from '../errors.js'
 import { LIMITS } from '../limits.js'
 import { monotonicUs } from '../os/clock.js'
-import { memcpy, memset, viewOf } from '../os/mapping.js'
+import { memcpy, memset } from '../os/mapping.js'
+import { nativeBuffer } from '../os/memory.js'
 import type { UserfaultfdOperations } from '../os/userfaultfd.js'
 import type { Bitmap } from '../ram/bitmap.js'
 import { type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
@@ -67,6 +68,8 @@ export function createPlacer(parts: PlacerParts): Placer {
   let runAt = 0
   let runZero = false
   const assembler = createHostPageAssembler(parts.blocks)
+  // For deltas: a view of each page would stay with koffi for ever, a few hundred bytes of it.
+  const scratch = nativeBuffer(TARGET_PAGE_BYTES)
 
   function duplicate(block: RamBlock, page: number, offset: number): never {
     throw new ProtocolError('a page came twice after the switch', {
@@ -212,7 +215,10 @@ export function createPlacer(parts: PlacerParts): Placer {
       }
       stats.pagesNormal++
       // Only here is guest RAM read: the page is present, and the guest does not run.
-      applyXbzrle(viewOf(block.address + page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES), delta, offset)
+      const address = block.address + page * TARGET_PAGE_BYTES
+      memcpy(scratch.address, address, TARGET_PAGE_BYTES)
+      applyXbzrle(scratch.bytes, delta, offset)
+      memcpy(address, scratch.address, TARGET_PAGE_BYTES)
     },
     flush,
     enterPostcopy() {

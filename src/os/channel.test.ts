@@ -19,6 +19,8 @@ import {
   trySendVector,
   unsentBytes,
 } from './channel.js'
+import { libc } from './libc.js'
+import { LINUX } from './linux-abi.js'
 import { type NativeBuffer, nativeBuffer, setU64 } from './memory.js'
 import { createWake } from './wake.js'
 
@@ -183,3 +185,26 @@ if (isMainThread) {
     wake.close()
   })
 }
+
+test('a TCP connection sends a lost packet again soon, where the kernel can be told so', (t) => {
+  const listener = listenOn('tcp:127.0.0.1:0')
+  const near = connectTo(listener.uri, { timeoutMs: 1000 })
+  t.after(() => {
+    closeFd(near)
+    listener.close()
+  })
+  const microseconds = (fd: number, option: number): number | undefined => {
+    const value = nativeBuffer(8)
+    const length = nativeBuffer(8)
+    length.words[0] = 4
+    const { getsockopt } = libc()
+    return getsockopt(fd, LINUX.IPPROTO_TCP, option, value.address, length.address) === 0
+      ? value.words[0]
+      : undefined
+  }
+  for (const option of [LINUX.TCP_RTO_MIN_US, LINUX.TCP_DELACK_MAX_US]) {
+    const usual = microseconds(listener.fd, option)
+    if (usual === undefined) return t.diagnostic('this kernel has no such option')
+    assert(microseconds(near, option)! < usual / 2, `${microseconds(near, option)} of ${usual} µs`)
+  }
+})

@@ -54,9 +54,15 @@ test('the first request must name its block', options, (t) => {
   assert.throws(() => link.pump(1000), ProtocolError)
 })
 
-test('a message that only recovery knows is refused', options, (t) => {
-  const { link, send } = connectedLink(t)
-  send({ name: 'RESUME_ACK', value: 1 })
+test('answers of a recovery reach who awaits them; a bitmap that nobody awaits is refused', (t) => {
+  const { link, seen, send } = connectedLink(t)
+  send({ name: 'RECV_BITMAP', block: 'awaited', bitmap: new Uint8Array(8) }, { name: 'RESUME_ACK', value: 1 })
+  link.pump(1000)
+  assert.deepEqual(seen, [
+    ['awaited', 8],
+    ['ack', 1],
+  ])
+  send({ name: 'RECV_BITMAP', block: 'other', bitmap: new Uint8Array(8) })
   assert.throws(() => link.pump(1000), ProtocolError)
 })
 

@@ -40,7 +40,8 @@ export const PING = {
 /** What the main thread may ask for while the migration is under way. */
 export type Order =
   | { readonly order: 'cancel' }
-  | { readonly order: 'connect'; readonly uri: string }
+  /** `recover`: where to reconnect, if the options do not say. */
+  | { readonly order: 'connect'; readonly uri: string; readonly recover: string | undefined }
   | { readonly order: 'start-postcopy' }
   | { readonly order: 'bandwidth'; readonly precopy?: number; readonly postcopy?: number }
 

@@ -68,8 +68,7 @@ function takeOrders(): Order[] {
   return orders
 }
 
-/** Returns the URI. */
-function waitForOrderToConnect(wake: Wake): string {
+function waitForOrderToConnect(wake: Wake): Extract<Order, { order: 'connect' }> {
   tell({ ready: true })
   const poll = createPoll(1)
   poll.set(0, wake.fd, POLL_EVENTS.in)
@@ -78,7 +77,7 @@ function waitForOrderToConnect(wake: Wake): string {
     wake.drain()
     for (const message of takeOrders()) {
       if (message.order === 'cancel') throw new CancelledError()
-      if (message.order === 'connect') return message.uri
+      if (message.order === 'connect') return message
     }
   }
 }
@@ -91,7 +90,6 @@ export function runSource(
   base: SourceThreadBase,
   makeOrigin: () => { origin: Origin; blocks: readonly RamBlock[] },
 ): void {
-  const { options } = base
   const wake = wakeFromFd(base.wakeFd)
   const stats = createStats(SOURCE_STATS, base.statsMemory)
   const status = createMachine('source', SOURCE_STATUS, base.statusCell, 0, (from, event, to) => {
@@ -102,8 +100,9 @@ export function runSource(
 
   function migrate(): void {
     status.step('migrate')
-    rehearse(options)
-    const uri = waitForOrderToConnect(wake)
+    rehearse(base.options)
+    const { uri, recover: recoverUri = base.options.recover.uri } = waitForOrderToConnect(wake)
+    const options = { ...base.options, recover: { ...base.options.recover, uri: recoverUri } }
     p.fd = connectTo(uri, { wakeFd: wake.fd, timeoutMs: CONNECT_TIMEOUT_MS })
     p.startUs = monotonicUs()
     // Both at once: QEMU 7.2 answers nothing before it has the two of them.

@@ -34,7 +34,8 @@ export interface Migration extends EventEmitter<{ status: [SourceStatus] }> {
 export interface Source extends Migration {
   /** Resolves when the thread waits for the order to connect. */
   readonly ready: Promise<void>
-  connect(uri: string): void
+  /** @param recover where to reconnect when the connection is lost after the switch; undefined: what the options say */
+  connect(uri: string, recover?: string): void
 }
 
 /** `thread`: the entry to start, which calls `runSource`; `data`: what it wants besides. */
@@ -62,9 +63,9 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   const forget = beforeExit(() => order({ order: 'cancel' }))
 
   let tunnel: Tunnel | undefined
-  function connect(uri: string): void {
+  function connect(uri: string, recover?: string): void {
     if (spec.tls !== undefined) tunnel = openTunnel(uri, spec.tls)
-    order({ order: 'connect', uri: tunnel?.uri ?? uri })
+    order({ order: 'connect', uri: tunnel?.uri ?? uri, recover })
   }
 
   let isReady = (): void => {}

@@ -39,7 +39,8 @@ export function switchToPostcopy(o: Outgoing, reason: SwitchReason): Moment {
   const content = encodePackage({ devices: Buffer.concat(state), ping: PING.loaded })
   o.sender.control(encodeCommand({ name: 'PACKAGED', length: content.length }))
   o.sender.control(content)
-  // From here on the destination may run the guest: what the socket has taken cannot be called back.
+  o.sender.flush()
+  // From here on the destination may run the guest: it may have the whole package. With less of it, it cannot.
   o.committed = true
   o.sender.control(encodeCommand({ name: 'PING', value: PING.packageSent }))
   o.sender.forgetBlock()
@@ -82,9 +83,10 @@ export function completePrecopy(o: Outgoing): Moment {
   })
   if (o.origin.saysStopTime) o.sender.control(encodeStopTime(stoppedAt.realtimeUs))
   o.sender.control(devices)
-  // With the last byte of the stream the destination may run the guest.
-  o.committed = true
   o.sender.control(END_OF_STREAM)
+  o.sender.flush()
+  // With the last byte of the stream the destination may run the guest; without it, it cannot.
+  o.committed = true
   const { vmDescription } = o.origin
   if (vmDescription !== undefined) o.sender.control(encodeVmDescription(vmDescription))
   o.sender.flush()

@@ -13,13 +13,15 @@ import type { Source } from '../source/start-source.js'
 import { planMapping } from './map.js'
 import { explainRefusal } from './refusals.js'
 
-export interface ResumeOptions extends Omit<ServeOptions, 'mapped' | 'tls'> {
+export interface ResumeOptions extends Omit<ServeOptions, 'mapped' | 'tls' | 'recover'> {
   /** Program and arguments, as at the save: the machine must be the same. `-incoming defer` and a QMP socket are added. */
   readonly command: readonly string[]
   /** Let QEMU measure how long each vCPU waits for pages: `query-migrate` says. */
   readonly blocktime?: boolean
   /** Map the machine's RAM from the image instead of serving it, where that is possible; see map.ts. */
   readonly map?: boolean
+  /** When the connection to QEMU is lost, let it listen again and go on, for `recoverTimeMs`. Not with preempt or map. */
+  readonly reconnect?: boolean
   readonly console?: NonNullable<LaunchOptions['console']>
   /** QEMU may outlive this process. Before all RAM is in that does it no good. */
   readonly survives?: boolean
@@ -38,6 +40,7 @@ export interface Resumed {
 
 /** How long QEMU may take to load the device state, ms. */
 const LOAD_TIMEOUT_MS = 30_000
+const LISTEN_AGAIN_MS = 200
 
 /**
  * Resolves when the VM runs (or, with `-S`, could). Then the caller has the QEMU.
@@ -64,7 +67,8 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
       mapped === undefined ? capabilitiesFor(options) : { events: true },
     )
     await source.ready
-    const resumed = await hand(qemu, source, args.includes('-S'))
+    const reconnect = options.reconnect === true && mapped === undefined
+    const resumed = await hand(qemu, source, args.includes('-S'), reconnect)
     return plan !== undefined && 'reason' in plan ? { ...resumed, notMapped: plan.reason } : resumed
   } catch (error) {
     source.cancel()
@@ -80,13 +84,15 @@ const capabilitiesFor = ({ blocktime = false, preempt = false }: ResumeOptions):
   ...(preempt ? { 'postcopy-preempt': true } : {}),
 })
 
-async function hand(qemu: Qemu, source: Source, paused: boolean): Promise<Resumed> {
+async function hand(qemu: Qemu, source: Source, paused: boolean, reconnect: boolean): Promise<Resumed> {
   const uri = `unix:${join(qemu.directory, 'migrate')}`
+  const recover = reconnect ? `unix:${join(qemu.directory, 'recover')}` : undefined
   const startMs = performance.now()
   const running = qemu.qmp.waitForEvent('RESUME', { timeoutMs: LOAD_TIMEOUT_MS })
   running.catch(() => {}) // the source's or QEMU's own end may be the better reason
   await qemu.qmp.execute('migrate-incoming', { uri })
-  source.connect(uri)
+  source.connect(uri, recover)
+  if (recover !== undefined) listenAgainWhenPaused(qemu, source, recover)
   // The end of the source is no reason to stop waiting if it went well: a small VM has all its RAM at once.
   const failed = source.done.then(async (report) => {
     // A VM that was stopped when it was parked stays so after a precopy; after postcopy QEMU runs it in any case.
@@ -96,6 +102,22 @@ async function hand(qemu: Qemu, source: Source, paused: boolean): Promise<Resume
   })
   await Promise.race([paused ? untilHandedOver(source) : running, failed, ended(qemu)])
   return { qemu, source, resumedMs: paused ? undefined : performance.now() - startMs, done: source.done }
+}
+
+/** QEMU may notice the loss later than the source does. The source tries to connect until it succeeds, or its time is up. */
+function listenAgainWhenPaused(qemu: Qemu, source: Source, uri: string): void {
+  let trying = false
+  source.on('status', async (status) => {
+    if (status !== 'postcopy-paused' || trying) return
+    trying = true
+    while (source.status.startsWith('postcopy-') && source.status !== 'postcopy-active') {
+      // Out of band: QEMU's main loop may itself be waiting for a page. It refuses while it does not know of the loss, and
+      // while it listens already.
+      await qemu.qmp.execute('migrate-recover', { uri }, { oob: true }).catch(() => {})
+      await new Promise((resolve) => setTimeout(resolve, LISTEN_AGAIN_MS))
+    }
+    trying = false
+  })
 }
 
 const never = new Promise<never>(() => {})

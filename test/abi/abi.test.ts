@@ -1,5 +1,5 @@
-// The tables of src/os against the C headers of this system. Newer names that its headers lack (PAGEMAP_SCAN, WP_ASYNC)
-// are checked by behaviour, against the running kernel, in src/os/pagemap.test.ts.
+// The tables of src/os against the C headers of this system. Newer names that its headers lack (PAGEMAP_SCAN, WP_ASYNC,
+// TCP_RTO_MIN_US) are checked by behaviour, against the running kernel, in src/os/pagemap.test.ts and channel.test.ts.
 
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
@@ -82,7 +82,7 @@ const OURS: Numbers = {
 
 /** Not in the headers of Linux 6.1: may be absent from what C prints. */
 const NEWER =
-  /^(UFFD_FEATURE_(WP_UNPOPULATED|POISON|WP_ASYNC|MOVE)|_UFFDIO_(MOVE|POISON)|USERFAULTFD_IOC_NEW|PAGE|PM_)/
+  /^(UFFD_FEATURE_(WP_UNPOPULATED|POISON|WP_ASYNC|MOVE)|_UFFDIO_(MOVE|POISON)|USERFAULTFD_IOC_NEW|PAGE|PM_|TCP_RTO|TCP_DELACK)/
 
 function ourNumber(name: string): number | undefined {
   if (name in OURS) return OURS[name]

@@ -50,7 +50,13 @@ test('Linux in QEMU 7.2 is parked while it runs, and goes on in QEMU 10.0', {
   assert.equal(await pmemHash(again, 1 * MiB, 127 * MiB), await pmemHash(vm.qemu, 1 * MiB, 127 * MiB))
   await again.qmp.execute('cont')
   await again.waitForOutput(new RegExp(`beat ${last + 2}\\r?\\n`), { timeoutMs: 20_000 })
-  assert.equal(beats(again)[0], last + 1)
+  // It may have been stopped in the middle of a line: what was printed there and here is one text.
+  const numbers = beats({ output: () => vm.qemu.output() + again.output() })
+  assert.deepEqual(
+    numbers,
+    Array.from(numbers, (_, i) => numbers[0]! + i),
+    'no beat lost or repeated',
+  )
 })
 
 for (const version of ['7.2', '10.0']) {

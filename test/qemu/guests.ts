@@ -99,6 +99,6 @@ export async function pmemHash(qemu: Qemu, start: number, length: number): Promi
 }
 
 /** Numbers of the beats that a Linux guest has printed so far, in order. */
-export function beats(qemu: Qemu): number[] {
+export function beats(qemu: Pick<Qemu, 'output'>): number[] {
   return [...qemu.output().matchAll(/beat (\d+)\r?\n/g)].map((match) => Number(match[1]))
 }

@@ -1,0 +1,71 @@
+// The connection between the image and a real QEMU breaks while its RAM arrives: it is recovered, and nothing is lost.
+
+import assert from 'node:assert/strict'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { buildRom, romRange } from '../../src/guest/rom.js'
+import { convertStream } from '../../src/image/convert.js'
+import { openImage } from '../../src/image/image.js'
+import { resume } from '../../src/index.js'
+import { waitForMigration } from '../../src/qemu/migration.js'
+import { ramOf, save, temporaryDirectory } from '../image/images.js'
+import { findQemu, skipReason } from '../qemu/find.js'
+import { pmemsave, startTestGuest } from '../qemu/guests.js'
+
+const MiB = 1024 * 1024
+const RAM_MIB = 64
+const BREAKS = 3
+const directory = temporaryDirectory({ after } as never)
+
+for (const version of ['7.2', '10.0']) {
+  test(`QEMU ${version}: broken ${BREAKS} times, recovered each time, RAM is the image's`, {
+    skip: skipReason({ qemus: [version] }),
+    timeout: 240_000,
+  }, async () => {
+    const path = join(directory, `${version}.img`)
+    const rom = join(directory, 'rom')
+    writeFileSync(rom, buildRom(romRange(RAM_MIB * MiB)))
+    const guest = { guest: 'rom', ramMiB: RAM_MIB } as const
+    const parked = await startTestGuest(findQemu(version)!, guest)
+    await sleep(1000)
+    await parked.qmp.execute('stop')
+    await save(parked, `exec:cat > ${path}.stream`)
+    await parked.kill()
+    await convertStream(`${path}.stream`, path)
+
+    const { qemu, source, done } = await resume(path, {
+      command: [
+        ...[findQemu(version)!.path, '-accel', 'tcg', '-machine', 'pc-i440fx-7.2', '-m', `${RAM_MIB}M`],
+        ...['-nodefaults', '-display', 'none', '-serial', 'stdio', '-bios', rom, '-S'],
+      ],
+      console: 'collect',
+      reconnect: true,
+      maxBandwidth: 8 * MiB,
+    })
+    try {
+      const seen: string[] = []
+      source.on('status', (status) => seen.push(status))
+      for (let i = 1; i <= BREAKS; i++) {
+        await sleep(300)
+        await qemu.qmp.execute('migrate-pause', {}, { oob: true })
+        while (seen.filter((status) => status === 'postcopy-active').length < i) await sleep(20)
+      }
+      const report = await done
+      assert.ok(report.ok, report.error)
+      assert.equal(
+        seen.filter((status) => status === 'postcopy-paused').length >= BREAKS,
+        true,
+        seen.join(' '),
+      )
+      await waitForMigration(qemu.qmp, ['completed'])
+      const image = openImage(path)
+      const stored = ramOf(image, 'pc.ram')
+      image.close()
+      assert.equal(Buffer.compare(await pmemsave(qemu, MiB, RAM_MIB * MiB - MiB), stored.subarray(MiB)), 0)
+    } finally {
+      await qemu.kill()
+    }
+  })
+}
