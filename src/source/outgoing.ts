@@ -103,6 +103,8 @@ export interface Outgoing {
   committed: boolean
   /** When a page was asked for last, ms of `monotonicMs`. */
   readonly lastRequestMs: number
+  /** Bytes sent over connections that are lost. */
+  bytesBefore: number
   /** What the destination has said since it was asked for what it has; undefined when it was not asked. */
   recovery: Recovery | undefined
   /** PINGs answered, and when (CLOCK_MONOTONIC, µs). */
@@ -218,6 +220,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     populated,
     written: blocks.map((block) => createBitmap(block.pages)),
     switchWanted: false,
+    bytesBefore: 0,
     recovery: undefined,
     pongs,
     get lastRequestMs() {
@@ -288,6 +291,10 @@ export function sendPick(o: Outgoing, sender: Sender = o.sender): void {
   if (requested) o.stats.pagesRequested += pages
   o.pacer.charge(sender.bytes - before)
 }
+
+/** Bytes sent so far, over all channels and connections. */
+export const sentBytes = (o: Outgoing): number =>
+  o.bytesBefore + o.sender.bytes + (o.urgent === o.sender ? 0 : o.urgent.bytes)
 
 /** Bytes of RAM still to send without being asked for. */
 export function remainingBytes(o: Outgoing): number {

@@ -6,7 +6,7 @@ import { monotonicUs } from '../os/clock.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { encodeCommand } from '../wire/messages.js'
 import { END_OF_STREAM } from '../wire/sections.js'
-import { type Outgoing, PING, remainingBytes, sendPick } from './outgoing.js'
+import { type Outgoing, PING, remainingBytes, sendPick, sentBytes } from './outgoing.js'
 
 /** Returns when every page has gone out and the stream is ended. */
 export function pushRemaining(o: Outgoing): void {
@@ -57,7 +57,7 @@ function quietMsLeft(o: Outgoing, nowMs: number): number {
 export function serveOnDemand(o: Outgoing): void {
   for (;;) {
     serveRequests(o)
-    o.stats.bytesSent = bytesOf(o)
+    o.stats.bytesSent = sentBytes(o)
     try {
       o.link.pump(-1)
     } catch (error) {
@@ -82,13 +82,11 @@ function pushChunk(o: Outgoing, room: number): number {
   return o.sender.bytes - start
 }
 
-const bytesOf = (o: Outgoing): number => o.sender.bytes + (o.urgent === o.sender ? 0 : o.urgent.bytes)
-
 const pagesSent = (o: Outgoing): number => o.stats.pagesNormal + o.stats.pagesZero
 
 /** @param total bytes of RAM sent when nothing is left, from the start of the migration. */
 function report(o: Outgoing, total: number): void {
-  o.stats.bytesSent = bytesOf(o)
+  o.stats.bytesSent = sentBytes(o)
   o.stats.windowBytes = o.window.windowBytes
   o.stats.bytesRemaining = total - pagesSent(o) * TARGET_PAGE_BYTES
 }

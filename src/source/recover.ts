@@ -8,7 +8,7 @@ import { createPoll, POLL_EVENTS } from '../os/poll.js'
 import type { Wake } from '../os/wake.js'
 import { createBitmap } from '../ram/bitmap.js'
 import { encodeCommand } from '../wire/messages.js'
-import { createOutgoing, type Order, type Outgoing, type OutgoingParts, PING } from './outgoing.js'
+import { createOutgoing, type Order, type Outgoing, type OutgoingParts, PING, sentBytes } from './outgoing.js'
 
 /** Between two attempts to connect: at first, and at most. */
 const PAUSE_MS = { first: 100, most: 2000 } as const
@@ -86,6 +86,7 @@ function resume(lost: Outgoing, parts: OutgoingParts): Outgoing {
   const o = createOutgoing(parts)
   try {
     o.committed = true
+    o.bytesBefore = sentBytes(lost)
     const recovery = { received: new Map<string, Uint8Array>(), acknowledged: false }
     o.recovery = recovery
     for (const { name } of o.blocks) o.sender.control(encodeCommand({ name: 'RECV_BITMAP', block: name }))
