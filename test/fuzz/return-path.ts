@@ -95,13 +95,14 @@ function sourceUnderTest(listenUri: string): SourceUnderTest {
     const far = acceptOn(listener.fd, wake.fd, 1000) as number
     const stats = createStats(SOURCE_STATS, statsMemory)
     stats.requests = 0
+    const origin = createLiveOrigin({ holdBalloon() {} } as unknown as GuestRemote, BLOCKS)
     const o = createOutgoing({
       fd: near,
       urgentFd: undefined,
       wake,
       options,
       blocks: BLOCKS,
-      origin: createLiveOrigin({ holdBalloon() {} } as unknown as GuestRemote, BLOCKS),
+      origin,
       status: createMachine('source', SOURCE_STATUS, new Int32Array(1), 0),
       stats,
       takeOrders: () => [],
@@ -134,6 +135,7 @@ function sourceUnderTest(listenUri: string): SourceUnderTest {
       return { error, requests: stats.requests }
     } finally {
       o.close()
+      origin.close()
       closeFd(near)
       closeFd(far)
     }
