@@ -241,6 +241,33 @@ test('a certificate that ca-crl.pem revokes is refused, and another is not', {
   socket.destroy()
 })
 
+test('who fits, but goes away behind the handshake, does not end the listener', {
+  timeout: 60_000,
+}, async (t) => {
+  const listening = listen(t, good)
+  await assertRefused(listening, {
+    name: 'a client that does not like the server',
+    reason: 'refused',
+    message: /closed the connection right behind the handshake/,
+    come: async (port) => {
+      const socket = connect({
+        port,
+        host: '127.0.0.1',
+        ca: file(good, 'ca-cert.pem'),
+        ...own(good, 'client'),
+      })
+      socket.on('secureConnect', () => socket.end())
+      return received(socket)
+    },
+  })
+  const guest = await startPattern({ blocks: [{ name: 'a', length: 2 * MiB }] })
+  t.after(() => guest.destroy())
+  const { incoming } = listening
+  const migration = migrate(guest, { to: incoming.uri, tls: { directory: good }, postcopy: 'now' })
+  const [source, destination] = await Promise.all([migration.done, incoming.done])
+  await assertSoundAndEnd(assertMoved({ source, destination }))
+})
+
 test('many who say nothing do not keep out the one who fits', { timeout: 60_000 }, async (t) => {
   const listening = listen(t, good)
   const silent = Array.from({ length: 100 }, () =>
