@@ -15,7 +15,7 @@ export interface BenchGuestOptions {
   /** No page is zero: word i of RAM is i + 1, as in the C reference. */
   readonly filled?: boolean
   /** Read every page once it runs. The nanoseconds each took (u32) are then its output. */
-  readonly touch?: { readonly library: string; readonly seed: number }
+  readonly touch?: { readonly code: string; readonly seed: number }
 }
 
 export function incoming(_machine: string, blocks: readonly RamBlockShape[]): BenchGuestOptions {
@@ -29,7 +29,7 @@ export async function create(options: unknown, context: GuestContext): Promise<G
   const bytes = viewOf(address, length)
   const words = new Uint32Array(bytes.buffer, bytes.byteOffset, length / 4)
   if (filled) for (let i = 0; i < words.length; i++) words[i] = i + 1
-  const toucher = touch === undefined ? undefined : loadToucher(touch.library)
+  const toucher = touch === undefined ? undefined : loadToucher(touch.code)
   let read = 0
 
   function touchAll(seed: number): void {

@@ -16,7 +16,7 @@ const guest = (options: BenchGuestOptions) => startGuest({ module, options })
 const source = await guest({ pages, filled: true })
 const incoming = receive({
   listen: 'tcp:127.0.0.1:0',
-  guest: () => guest({ pages, touch: { library, seed } }),
+  guest: () => guest({ pages, touch: { code: library, seed } }),
 })
 const samples = new Promise<Uint32Array>((resolve) => {
   incoming.on('guest', (arrived) => arrived.on('output', (bytes) => resolve(new Uint32Array(bytes.buffer))))

@@ -8,15 +8,7 @@ import { after, type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { convertStream } from '../../src/image/convert.js'
 import { openImage } from '../../src/image/image.js'
-import {
-  GuestError,
-  type Incoming,
-  park,
-  receive,
-  serveImage,
-  startGuest,
-  TlsError,
-} from '../../src/index.js'
+import { GuestError, park, serveImage, TlsError } from '../../src/index.js'
 import { viewOf } from '../../src/os/mapping.js'
 import type { Qemu } from '../../src/qemu/launch.js'
 import { queryMigration, waitForMigration } from '../../src/qemu/migration.js'
@@ -25,6 +17,7 @@ import { assertNoImage, assertSound, startVm } from '../park/vms.js'
 import { findQemu, skipReason } from '../qemu/find.js'
 import { pmemsave, startTestGuest, type TestGuestOptions } from '../qemu/guests.js'
 import { issue, makeAuthority, writeKeys } from './certificates.js'
+import { type Listening, listenOverTls } from './listening.js'
 
 const MiB = 1024 * 1024
 const RAM_MIB = 64
@@ -68,24 +61,8 @@ async function startQemu(t: TestContext, version: string, options: TestGuestOpti
 const encrypt = (qemu: Qemu, creds = 'tls0'): Promise<unknown> =>
   qemu.qmp.execute('migrate-set-parameters', { 'tls-creds': creds })
 
-interface Receiving {
-  readonly incoming: Incoming
-  readonly refused: TlsError[]
-}
-
-function receiveRam(t: TestContext, directory: string): Receiving {
-  const refused: TlsError[] = []
-  const incoming = receive({
-    listen: 'tcp:127.0.0.1:0',
-    tls: { directory, onRefused: (error) => refused.push(error) },
-    guest: (machine, blocks) => startGuest({ module: 'ram', incoming: { machine, blocks } }),
-  })
-  t.after(() => incoming.cancel())
-  return { incoming, refused }
-}
-
 /** By postcopy, at once; all of RAM is compared, from 1 MiB up. */
-async function assertMoves(qemu: Qemu, { incoming }: Receiving): Promise<void> {
+async function assertMoves(qemu: Qemu, { incoming }: Listening): Promise<void> {
   await qemu.qmp.execute('migrate', { uri: incoming.uri })
   await qemu.qmp.execute('migrate-start-postcopy')
   const { report, guest } = await incoming.done
@@ -100,7 +77,7 @@ async function assertMoves(qemu: Qemu, { incoming }: Receiving): Promise<void> {
 }
 
 /** QEMU's migration fails, soon, and its guest runs on. */
-async function assertFails(qemu: Qemu, { incoming: { uri }, refused }: Receiving): Promise<void> {
+async function assertFails(qemu: Qemu, { incoming: { uri }, refused }: Listening): Promise<void> {
   const before = refused.length
   await qemu.qmp.execute('migrate', { uri })
   await waitForMigration(qemu.qmp, ['failed'], { timeoutMs: 10_000 })
@@ -108,6 +85,16 @@ async function assertFails(qemu: Qemu, { incoming: { uri }, refused }: Receiving
   assert.equal(await statusOf(qemu), 'running')
   for (let i = 0; refused.length === before && i < 100; i++) await sleep(20)
   assert.equal(refused.length, before + 1)
+}
+
+/** The same with each of these objects, one after the other; nothing is taken. Answers why each was refused. */
+async function assertAllFail(qemu: Qemu, listening: Listening, ids: readonly string[]): Promise<string[]> {
+  for (const id of ids) {
+    await encrypt(qemu, id)
+    await assertFails(qemu, listening)
+  }
+  assert.equal(listening.incoming.stats.bytes, 0)
+  return listening.refused.map(({ reason }) => reason)
 }
 
 const statusOf = async (qemu: Qemu): Promise<string> =>
@@ -146,7 +133,7 @@ for (const version of ['7.2', '10.0']) {
       const qemu = await startQemu(t, version, { args: object('client') })
       await qemu.waitForOutput(/d/)
       await encrypt(qemu)
-      const receiving = receiveRam(t, directory)
+      const receiving = listenOverTls(t, directory, 'ram')
       await assertMoves(qemu, receiving)
       assert.deepEqual(receiving.refused, [])
     })
@@ -187,19 +174,11 @@ for (const version of ['7.2', '10.0']) {
         ),
       ]
       const qemu = await startQemu(t, version, { args })
-      const receiving = receiveRam(t, certificates)
-      const { incoming, refused } = receiving
+      const receiving = listenOverTls(t, certificates, 'ram')
       await assertFails(qemu, receiving)
-      await encrypt(qemu, 'tls0')
-      await assertFails(qemu, receiving)
-      await encrypt(qemu, 'tls1')
-      await assertFails(qemu, receiving)
+      const reasons = await assertAllFail(qemu, receiving, ['tls0', 'tls1'])
       // With certificates of another CA QEMU does not even show its own: it does not believe ours.
-      assert.deepEqual(
-        refused.map(({ reason }) => reason),
-        ['plain-text', reasonOf(refused[1]), 'no-certificate'],
-      )
-      assert.equal(incoming.stats.bytes, 0)
+      assert.deepEqual(reasons, ['plain-text', reasonOf(receiving.refused[1]), 'no-certificate'])
       await encrypt(qemu, 'tls2')
       await assertMoves(qemu, receiving)
     },
@@ -212,17 +191,9 @@ for (const version of ['7.2', '10.0']) {
     ]
     const qemu = await startQemu(t, version, { args })
     const onlyQemu = writeKeys(at(`only-qemu-${version}`), { qemu: '00112233445566778899aabbccddeeff' })
-    const receiving = receiveRam(t, onlyQemu)
-    const { incoming, refused } = receiving
-    await encrypt(qemu, 'tls0')
-    await assertFails(qemu, receiving)
-    await encrypt(qemu, 'tls1')
-    await assertFails(qemu, receiving)
-    assert.deepEqual(
-      refused.map(({ reason }) => reason),
-      ['wrong-key', 'unknown-user'],
-    )
-    assert.equal(incoming.stats.bytes, 0)
+    const receiving = listenOverTls(t, onlyQemu, 'ram')
+    const reasons = await assertAllFail(qemu, receiving, ['tls0', 'tls1'])
+    assert.deepEqual(reasons, ['wrong-key', 'unknown-user'])
   })
 
   for (const [name, object, directory, reason, hostname] of [

@@ -13,10 +13,11 @@ import { join } from 'node:path'
 import { after, type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type ConnectionOptions, connect, createServer, type TlsOptions } from 'node:tls'
-import { type Incoming, migrate, receive, startGuest, TlsError } from '../../src/index.js'
+import { migrate, TlsError } from '../../src/index.js'
 import { assertMoved, assertProgress, assertSoundAndEnd, MiB, startPattern } from '../engine/guests.js'
 import { temporaryDirectory } from '../image/images.js'
 import { issue, makeAuthority, revoke, writeKeys } from './certificates.js'
+import { type Listening, listenOverTls } from './listening.js'
 
 /** They are refused in milliseconds; only silence is waited for, for 5 s. */
 const AT_ONCE_MS = 3000
@@ -49,23 +50,6 @@ const psk = (key: string, identity = 'qemu'): ConnectionOptions => ({
   checkServerIdentity: () => undefined,
   pskCallback: () => ({ psk: Buffer.from(key, 'hex'), identity }),
 })
-
-interface Listening {
-  readonly incoming: Incoming
-  readonly refused: TlsError[]
-  readonly port: number
-}
-
-function listen(t: TestContext, directory: string): Listening {
-  const refused: TlsError[] = []
-  const incoming = receive({
-    listen: 'tcp:127.0.0.1:0',
-    tls: { directory, onRefused: (error) => refused.push(error) },
-    guest: (machine, blocks) => startGuest({ module: 'pattern', incoming: { machine, blocks } }),
-  })
-  t.after(() => incoming.cancel())
-  return { incoming, refused, port: Number(/\d+$/.exec(incoming.uri)![0]) }
-}
 
 async function until(condition: () => boolean, what: string): Promise<void> {
   for (const endMs = performance.now() + AT_ONCE_MS; !condition(); await sleep(5)) {
@@ -212,7 +196,7 @@ for (const [kind, directory, intruders] of [
   test(`a receiver with ${kind} refuses one after the other, then takes who fits`, {
     timeout: 60_000,
   }, async (t) => {
-    const listening = listen(t, directory)
+    const listening = listenOverTls(t, directory, 'pattern')
     for (const intruder of intruders) await assertRefused(listening, intruder)
     const guest = await startPattern({ blocks: [{ name: 'a', length: 2 * MiB }] })
     t.after(() => guest.destroy())
@@ -227,7 +211,7 @@ test('a certificate that ca-crl.pem revokes is refused, and another is not', {
   timeout: 60_000,
 }, async (t) => {
   copyFileSync(join(ca.directory, 'ca-crl.pem'), join(guarded, 'ca-crl.pem'))
-  const listening = listen(t, guarded)
+  const listening = listenOverTls(t, guarded, 'pattern')
   await assertRefused(listening, {
     name: 'a revoked certificate',
     reason: 'revoked',
@@ -244,7 +228,7 @@ test('a certificate that ca-crl.pem revokes is refused, and another is not', {
 test('who fits, but goes away behind the handshake, does not end the listener', {
   timeout: 60_000,
 }, async (t) => {
-  const listening = listen(t, good)
+  const listening = listenOverTls(t, good, 'pattern')
   await assertRefused(listening, {
     name: 'a client that does not like the server',
     reason: 'refused',
@@ -269,7 +253,7 @@ test('who fits, but goes away behind the handshake, does not end the listener', 
 })
 
 test('many who say nothing do not keep out the one who fits', { timeout: 60_000 }, async (t) => {
-  const listening = listen(t, good)
+  const listening = listenOverTls(t, good, 'pattern')
   const silent = Array.from({ length: 100 }, () =>
     connectPlain(listening.port, '127.0.0.1').on('error', () => {}),
   )
@@ -425,7 +409,7 @@ for (const impostor of IMPOSTORS) {
 }
 
 test('a source whose user the server does not know is told so', { timeout: 60_000 }, async (t) => {
-  const { incoming, refused } = listen(t, keys)
+  const { incoming, refused } = listenOverTls(t, keys, 'pattern')
   const guest = await startPattern({ blocks: [{ name: 'a', length: 1 * MiB }] })
   t.after(() => guest.destroy())
   const tls = { directory: otherUser, username: 'nobody' }
