@@ -1,5 +1,7 @@
 // Every bound on what a peer or a user can make us do, in one place. Imported by every part.
 
+import { UsageError } from './errors.js'
+
 const KiB = 1024
 const MiB = 1024 * KiB
 
@@ -16,6 +18,10 @@ export const LIMITS = {
   ramBytesMax: 16 * 1024 * 1024 * MiB,
   /** RAM that `receive` allocates for a guest it does not know, bytes, unless the user says otherwise. */
   receiveRamBytesMax: 64 * 1024 * MiB,
+  /** Time in which a connection must be made, ms. */
+  connectMs: 10_000,
+  /** How long a lost connection is waited for, or tried to be made again, ms, unless the user says otherwise. */
+  recoverMs: 300_000,
   /** POSTCOPY package, bytes. Device state, not RAM: QEMU's largest seen is under 1 MiB. */
   packageBytesMax: 256 * MiB,
   /** Device sections outside of a package. */
@@ -51,3 +57,11 @@ export const LIMITS = {
   /** Console and error output kept of a QEMU we started, bytes each; older output is dropped. */
   qemuOutputBytesMax: 1 * MiB,
 } as const
+
+/** Times, rates and sizes that a user gives, by name. @throws UsageError for the first that cannot be one. */
+export function assertAtLeastZero(values: Readonly<Record<string, number>>): void {
+  for (const [name, value] of Object.entries(values)) {
+    if (!Number.isFinite(value) || value < 0)
+      throw new UsageError(`${name} must be a number of at least 0, got ${value}`)
+  }
+}

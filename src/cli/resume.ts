@@ -33,6 +33,8 @@ export async function resumeCommand(values: ResumeValues): Promise<ExitCode> {
     throw new UsageError(
       '--tls-dir needs --to tcp:HOST:PORT: a QEMU that is started here is spoken to over a unix socket',
     )
+  if (values.to !== undefined && values.reconnect)
+    throw new UsageError('--reconnect needs a QEMU that is started here: only that is told to listen again')
   if (values.to !== undefined) return serveTo(image!, values.to, values)
   if (values.detach && process.env[DETACHED] !== '1') return detach(values)
   return resumeHere(image!, values)

@@ -16,7 +16,7 @@ import type { RamBlockShape } from '../guest/guest.js'
 import type { GuestHandle } from '../guest/guest-handle.js'
 import type { FirstInstruction } from '../guest/guest-messages.js'
 import type { GuestConnection } from '../guest/guest-remote.js'
-import { LIMITS } from '../limits.js'
+import { assertAtLeastZero, LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
 import { closeFd, formatUri, type Listener, parseUri, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
@@ -95,7 +95,8 @@ const LAST_WORDS_MS = 1000
 /** Listens at once. @throws UsageError, ChannelError, HostUnsupportedError */
 export function receive(options: ReceiveOptions): Incoming {
   assertRecoverable(options)
-  const { recover, recoverTimeMs = 300_000, insecure = false } = options
+  const { recover, recoverTimeMs = LIMITS.recoverMs, insecure = false } = options
+  assertAtLeastZero({ recoverTimeMs })
   const listener = openListener(options)
   const wake = createWake()
   const cells = new Int32Array(new SharedArrayBuffer(CELL.count * 4))

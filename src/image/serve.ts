@@ -1,6 +1,7 @@
 // Serves a parked VM to a destination that resumes it: plays the postcopy source from the image. Main thread.
 
-import { assertAtLeastZero, type Source, startSource } from '../source/start-source.js'
+import { assertAtLeastZero, LIMITS } from '../limits.js'
+import { type Source, startSource } from '../source/start-source.js'
 import type { TlsConnectOptions } from '../tls/tunnel.js'
 import { openImage } from './image.js'
 import type { ServeThreadData } from './serve-thread.js'
@@ -18,9 +19,7 @@ export interface ServeOptions {
   readonly setupTimeoutMs?: number
   /** Send requested pages over a second connection; the destination has the capability `postcopy-preempt` on. */
   readonly preempt?: boolean
-  /** When the connection is lost, reconnect there and go on; the destination has to listen there again. Not with preempt. */
-  readonly recover?: string
-  /** How long to try that, ms. Default 300000. */
+  /** How long to try to reconnect, where `source.connect` is told to, ms. Default 300000. */
   readonly recoverTimeMs?: number
   /** Name of the RAM block that the destination maps from the image itself: then all the rest goes first, by precopy. */
   readonly mapped?: string
@@ -42,8 +41,8 @@ export interface ServedImage {
  */
 export function serveImage(path: string, options: ServeOptions = {}): ServedImage {
   const { push = true, quietMs = 10, maxBandwidth = 0, verify = true, setupTimeoutMs = 10_000 } = options
-  const { recover, recoverTimeMs = 300_000, preempt = false, mapped } = options
-  assertAtLeastZero({ quietMs, maxBandwidth, setupTimeoutMs })
+  const { recoverTimeMs = LIMITS.recoverMs, preempt = false, mapped } = options
+  assertAtLeastZero({ quietMs, maxBandwidth, setupTimeoutMs, recoverTimeMs })
   const image = openImage(path)
   const { capabilities: _, ...configuration } = image.configuration
   const memoryBytes = image.blocks.reduce((sum, { length }) => sum + length, 0)
@@ -65,7 +64,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         setupTimeoutMs,
         skip: mapped === undefined ? [] : [mapped],
         preempt,
-        recover: { uri: recover, timeLimitMs: recoverTimeMs },
+        recoverTimeMs,
         push: { on: push, quietMs },
       },
     },

@@ -8,7 +8,7 @@ import { LINUX, MSGHDR } from './linux-abi.js'
 import { type NativeBuffer, nativeBuffer, setU64 } from './memory.js'
 
 /** NOSIGNAL: a closed peer is an error to be returned, not a signal. */
-const { MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RD, SHUT_RDWR, SIOCOUTQ } = LINUX
+const { MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, SIOCOUTQ } = LINUX
 
 const EAGAIN = errnoOf('EAGAIN')
 const EINTR = errnoOf('EINTR')
@@ -131,13 +131,14 @@ export function shutdownChannel(fd: number): void {
     throw transferError('shutdown', fd)
 }
 
-/** The same for what comes in alone: what is sent still goes out. Bytes that arrive later may be read nevertheless. */
-export function shutdownReceiving(fd: number): void {
-  if (libc().shutdown(fd, SHUT_RD) === -1 && errno() !== errnoOf('ENOTCONN'))
-    throw transferError('shutdown', fd)
-}
-
 /** Close once, and only when no other thread uses the number: the kernel gives it to the next opener. */
 export function closeFd(fd: number): void {
   check('close', libc().close(fd), `descriptor ${fd}`)
+}
+
+/** End both directions and close. @param fd -1: there is none */
+export function releaseChannel(fd: number): void {
+  if (fd < 0) return
+  shutdownChannel(fd)
+  closeFd(fd)
 }

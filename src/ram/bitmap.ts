@@ -91,10 +91,17 @@ export function merge(into: Bitmap, from: Bitmap): void {
   for (let w = 0; w < words.length; w++) into.words[w]! |= words[w]!
 }
 
+/** Clears in `from` every bit that `what` has. Both of one length. */
+export function subtract(from: Bitmap, what: Bitmap): void {
+  const { words } = what
+  for (let w = 0; w < words.length; w++) from.words[w]! &= ~words[w]!
+}
+
 /** The bits of `a` that `b` has not. Both of one length. */
 export function difference(a: Bitmap, b: Bitmap): Bitmap {
   const result = createBitmap(a.length)
-  for (let w = 0; w < result.words.length; w++) result.words[w] = a.words[w]! & ~b.words[w]!
+  merge(result, a)
+  subtract(result, b)
   return result
 }
 

@@ -54,7 +54,7 @@ test('the first request must name its block', options, (t) => {
   assert.throws(() => link.pump(1000), ProtocolError)
 })
 
-test('answers of a recovery reach who awaits them; a bitmap that nobody awaits is refused', (t) => {
+test('answers of a recovery reach who awaits them; a bitmap that nobody awaits is refused', options, (t) => {
   const { link, seen, send } = connectedLink(t)
   send({ name: 'RECV_BITMAP', block: 'awaited', bitmap: new Uint8Array(8) }, { name: 'RESUME_ACK', value: 1 })
   link.pump(1000)

@@ -40,7 +40,7 @@ export const PING = {
 /** What the main thread may ask for while the migration is under way. */
 export type Order =
   | { readonly order: 'cancel' }
-  /** `recover`: where to reconnect, if the options do not say. */
+  /** `recover`: where to reconnect when the connection is lost after the switch; undefined: not at all. */
   | { readonly order: 'connect'; readonly uri: string; readonly recover: string | undefined }
   | { readonly order: 'start-postcopy' }
   | { readonly order: 'bandwidth'; readonly precopy?: number; readonly postcopy?: number }
@@ -61,12 +61,8 @@ export interface OutgoingOptions {
   readonly skip: readonly string[]
   /** A second connection for requested pages (QEMU's postcopy-preempt); the destination must expect it. */
   readonly preempt: boolean
-  readonly recover: {
-    /** Where to reconnect when the connection is lost after the switch; undefined: not at all. */
-    readonly uri: string | undefined
-    /** How long to try, ms. */
-    readonly timeLimitMs: number
-  }
+  /** How long to try to reconnect, where that was asked for, ms. */
+  readonly recoverTimeMs: number
   /** After the switch, what is pushed without being asked for. */
   readonly push: {
     /** False: nothing; pages are served on demand until the destination closes the connection. */

@@ -2,26 +2,22 @@
 // asks what the destination has placed, and goes on with the rest. Source thread.
 
 import { CancelledError, ChannelError } from '../errors.js'
-import { connectTo } from '../os/channel.js'
+import { LIMITS } from '../limits.js'
+import { connectTo, releaseChannel } from '../os/channel.js'
 import { monotonicMs, monotonicUs } from '../os/clock.js'
-import { createPoll, POLL_EVENTS } from '../os/poll.js'
-import type { Wake } from '../os/wake.js'
-import { createBitmap } from '../ram/bitmap.js'
+import { createBitmap, merge, subtract } from '../ram/bitmap.js'
 import { encodeCommand } from '../wire/messages.js'
-import { createOutgoing, type Order, type Outgoing, type OutgoingParts, PING, sentBytes } from './outgoing.js'
+import { createOutgoing, type Outgoing, type OutgoingParts, PING, sentBytes } from './outgoing.js'
 
 /** Between two attempts to connect: at first, and at most. */
 const PAUSE_MS = { first: 100, most: 2000 } as const
-const CONNECT_TIMEOUT_MS = 10_000
 /** How long the destination may take to say what it has, and that it goes on. */
 const ANSWER_TIMEOUT_MS = 30_000
 
-/** The connection broke, and recovery was asked for. What the destination itself reports as its end is not recovered from. */
+/** The connection broke after the switch. What the destination itself reports as its end is not recovered from. */
 export function canRecover(o: Outgoing, error: unknown): boolean {
   return (
     error instanceof ChannelError &&
-    o.options.recover.uri !== undefined &&
-    o.urgent === o.sender &&
     o.link.shut === undefined &&
     o.status.is('postcopy-active', 'postcopy-recover')
   )
@@ -34,51 +30,42 @@ export interface Reconnected {
 
 /**
  * Tries until the destination goes on, or the time is up, or it is cancelled. The status is `postcopy-active` then.
- * @param release closes the connection that is lost
  * @throws ChannelError, CancelledError, ProtocolError
  */
-export function recover(lost: Outgoing, parts: OutgoingParts, release: (fd: number) => void): Reconnected {
+export function recover(lost: Outgoing, parts: OutgoingParts, uri: string): Reconnected {
   const { status, options } = lost
-  const endMs = monotonicMs() + options.recover.timeLimitMs
+  const endMs = monotonicMs() + options.recoverTimeMs
   let last: ChannelError = new ChannelError('the connection was lost')
   status.step('channelLost')
   for (let pauseMs: number = PAUSE_MS.first; ; pauseMs = Math.min(2 * pauseMs, PAUSE_MS.most)) {
     const leftMs = endMs - monotonicMs()
     if (leftMs <= 0) {
-      throw new ChannelError(
-        `recovery was given up after ${options.recover.timeLimitMs} ms: ${last.message}`,
-        { cause: last },
-      )
+      const what = `recovery was given up after ${options.recoverTimeMs} ms`
+      throw new ChannelError(`${what}: ${last.message}`, { cause: last })
     }
-    let fd = -1
-    let outgoing: Outgoing | undefined
-    status.step('recover')
     try {
-      fd = connectTo(options.recover.uri!, {
-        wakeFd: parts.wake.fd,
-        timeoutMs: Math.min(leftMs, CONNECT_TIMEOUT_MS),
-      })
-      status.step('channelUp')
-      outgoing = resume(lost, { ...parts, fd })
-      return { fd, outgoing }
+      return attempt(lost, parts, uri, leftMs)
     } catch (error) {
-      outgoing?.close()
-      if (fd >= 0) release(fd)
       if (!(error instanceof ChannelError)) throw error
       last = error
       status.step('channelLost')
     }
-    pause(parts, Math.min(pauseMs, Math.max(0, leftMs)))
+    parts.wake.wait(Math.ceil(Math.min(pauseMs, leftMs)))
+    if (parts.takeOrders().some(({ order }) => order === 'cancel')) throw new CancelledError()
   }
 }
 
-/** Sleeps, unless it is cancelled meanwhile. */
-function pause({ wake, takeOrders }: { wake: Wake; takeOrders(): Order[] }, ms: number): void {
-  const poll = createPoll(1)
-  poll.set(0, wake.fd, POLL_EVENTS.in)
-  poll.wait(Math.ceil(ms))
-  wake.drain()
-  if (takeOrders().some(({ order }) => order === 'cancel')) throw new CancelledError()
+function attempt(lost: Outgoing, parts: OutgoingParts, uri: string, leftMs: number): Reconnected {
+  lost.status.step('recover')
+  const timeoutMs = Math.min(leftMs, LIMITS.connectMs)
+  const fd = connectTo(uri, { wakeFd: parts.wake.fd, timeoutMs })
+  try {
+    lost.status.step('channelUp')
+    return { fd, outgoing: resume(lost, { ...parts, fd }) }
+  } catch (error) {
+    releaseChannel(fd)
+    throw error
+  }
 }
 
 /** What the destination has not placed is to be sent; what is in the buffers of the lost connection never arrived. */
@@ -114,19 +101,14 @@ function resume(lost: Outgoing, parts: OutgoingParts): Outgoing {
 
 function takeReceived(o: Outgoing, lost: Outgoing, index: number, bytes: Uint8Array): void {
   const { pages } = o.blocks[index]!
-  const dirty = o.dirty[index]!
-  const populated = o.populated[index]!
-  populated.words.set(lost.populated[index]!.words)
+  const [dirty, background, populated] = [o.dirty[index]!, o.background[index]!, o.populated[index]!]
   const received = createBitmap(pages, bytes.slice().buffer)
-  for (let w = 0; w < dirty.words.length; w++) dirty.words[w] = ~received.words[w]!
-  clearBeyond(dirty.words, pages)
-  const background = o.background[index]!
-  if (background === dirty) return
-  // Zero pages go only when they are asked for.
-  for (let w = 0; w < dirty.words.length; w++) background.words[w] = dirty.words[w]! & populated.words[w]!
-}
-
-/** The last word has bits of no page. */
-function clearBeyond(words: Uint32Array, bits: number): void {
-  if (bits % 32 !== 0) words[words.length - 1]! &= 2 ** (bits % 32) - 1
+  merge(populated, lost.populated[index]!)
+  dirty.setRange(0, pages)
+  // Unless it is the same bitmap: zero pages go only when they are asked for.
+  if (background !== dirty) {
+    merge(background, populated)
+    subtract(background, received)
+  }
+  subtract(dirty, received)
 }

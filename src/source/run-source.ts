@@ -4,10 +4,10 @@
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads'
 import { CancelledError, ChannelError, errorToMessage } from '../errors.js'
 import type { Moment } from '../guest/guest-messages.js'
+import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
-import { closeFd, connectTo, shutdownChannel } from '../os/channel.js'
+import { connectTo, releaseChannel, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
-import { createPoll, POLL_EVENTS } from '../os/poll.js'
 import { type Wake, wakeFromFd } from '../os/wake.js'
 import type { RamBlock } from '../ram/block.js'
 import { createStats } from '../stats.js'
@@ -32,8 +32,6 @@ import type { SourceThreadMessage } from './start-source.js'
 import { SOURCE_STATUS } from './status.js'
 import { completePrecopy, switchToPostcopy } from './switchover.js'
 
-const CONNECT_TIMEOUT_MS = 10_000
-
 /** What every source thread is started with. */
 export interface SourceThreadBase {
   readonly options: OutgoingOptions
@@ -52,12 +50,6 @@ interface Progress {
   stopped?: Moment
 }
 
-function release(fd: number): void {
-  if (fd < 0) return
-  shutdownChannel(fd)
-  closeFd(fd)
-}
-
 const tell = (message: SourceThreadMessage): void => parentPort!.postMessage(message)
 
 function takeOrders(): Order[] {
@@ -70,16 +62,18 @@ function takeOrders(): Order[] {
 
 function waitForOrderToConnect(wake: Wake): Extract<Order, { order: 'connect' }> {
   tell({ ready: true })
-  const poll = createPoll(1)
-  poll.set(0, wake.fd, POLL_EVENTS.in)
   for (;;) {
-    poll.wait(-1)
-    wake.drain()
+    wake.wait()
     for (const message of takeOrders()) {
       if (message.order === 'cancel') throw new CancelledError()
       if (message.order === 'connect') return message
     }
   }
+}
+
+/** The destination's answer to the end of the stream. */
+function untilShut({ link }: Outgoing): void {
+  while (link.shut === undefined) link.pump(-1)
 }
 
 /**
@@ -90,6 +84,7 @@ export function runSource(
   base: SourceThreadBase,
   makeOrigin: () => { origin: Origin; blocks: readonly RamBlock[] },
 ): void {
+  const { options } = base
   const wake = wakeFromFd(base.wakeFd)
   const stats = createStats(SOURCE_STATS, base.statsMemory)
   const status = createMachine('source', SOURCE_STATUS, base.statusCell, 0, (from, event, to) => {
@@ -100,13 +95,12 @@ export function runSource(
 
   function migrate(): void {
     status.step('migrate')
-    rehearse(base.options)
-    const { uri, recover: recoverUri = base.options.recover.uri } = waitForOrderToConnect(wake)
-    const options = { ...base.options, recover: { ...base.options.recover, uri: recoverUri } }
-    p.fd = connectTo(uri, { wakeFd: wake.fd, timeoutMs: CONNECT_TIMEOUT_MS })
+    rehearse(options)
+    const { uri, recover: recoverUri } = waitForOrderToConnect(wake)
+    p.fd = connectTo(uri, { wakeFd: wake.fd, timeoutMs: LIMITS.connectMs })
     p.startUs = monotonicUs()
     // Both at once: QEMU 7.2 answers nothing before it has the two of them.
-    if (options.preempt) p.urgentFd = connectTo(uri, { wakeFd: wake.fd, timeoutMs: CONNECT_TIMEOUT_MS })
+    if (options.preempt) p.urgentFd = connectTo(uri, { wakeFd: wake.fd, timeoutMs: LIMITS.connectMs })
     const { origin, blocks } = makeOrigin()
     p.origin = origin
     const parts: OutgoingParts = {
@@ -127,6 +121,7 @@ export function runSource(
     p.outcome = runPrecopy(o)
     if (p.outcome.finish === 'precopy') {
       p.stopped = completePrecopy(o)
+      untilShut(o)
     } else {
       p.stopped = switchToPostcopy(o, p.outcome.reason)
       if (!options.push.on) {
@@ -134,26 +129,25 @@ export function runSource(
         status.step('allSent')
         return
       }
-      pushToTheEnd(parts)
+      pushToTheEnd(parts, recoverUri)
     }
-    while (p.outgoing.link.shut === undefined) p.outgoing.link.pump(-1)
     status.step(p.outcome.finish === 'postcopy' ? 'allSent' : 'precopyDone')
   }
 
   /** All of RAM, and the answer to its end; over as many connections as it takes. */
-  function pushToTheEnd(parts: OutgoingParts): void {
+  function pushToTheEnd(parts: OutgoingParts, recoverUri: string | undefined): void {
     for (;;) {
       const o = p.outgoing!
       try {
         pushRemaining(o)
-        while (o.link.shut === undefined) o.link.pump(-1)
+        untilShut(o)
         return
       } catch (error) {
-        if (!canRecover(o, error)) throw error
+        if (recoverUri === undefined || !canRecover(o, error)) throw error
         shutdownChannel(p.fd) // if it is half dead, the destination is to know
-        const { fd, outgoing } = recover(o, parts, release)
+        const { fd, outgoing } = recover(o, parts, recoverUri)
         o.close()
-        release(p.fd)
+        releaseChannel(p.fd)
         p.fd = fd
         p.outgoing = outgoing
       }
@@ -204,8 +198,8 @@ export function runSource(
   } finally {
     p.outgoing?.close()
     p.origin?.close()
-    release(p.fd)
-    release(p.urgentFd ?? -1)
+    releaseChannel(p.fd)
+    releaseChannel(p.urgentFd ?? -1)
     sayEnded()
   }
 }

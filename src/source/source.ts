@@ -1,13 +1,13 @@
 // `migrate`: moves a guest that runs here. Main thread; never blocks.
 
-import { UsageError } from '../errors.js'
 import type { GuestHandle } from '../guest/guest-handle.js'
+import { assertAtLeastZero, LIMITS } from '../limits.js'
 import { parseUri } from '../os/channel.js'
 import { numberBlocks } from '../ram/block.js'
 import { assertTls, type TlsConnectOptions } from '../tls/tunnel.js'
 import type { OutgoingOptions } from './outgoing.js'
 import type { SourceThreadData } from './source-thread.js'
-import { assertAtLeastZero, type Migration, startSource } from './start-source.js'
+import { assertRecoverable, type Migration, startSource } from './start-source.js'
 
 /** The guests' own device sections have others. */
 const LIVE_RAM_SECTION_ID = 1
@@ -42,28 +42,23 @@ export interface MigrateOptions {
 export function migrate(guest: GuestHandle, options: MigrateOptions): Migration {
   if (options.tls === undefined) parseUri(options.to)
   else assertTls(options.to, options.tls)
+  const thread = threadOptions(guest, options)
+  if (options.recover !== undefined) assertRecoverable(options.recover, thread, options.tls)
   const connection = guest.connect()
   const source = startSource<SourceThreadData>({
     thread: new URL('./source-thread.js', import.meta.url),
-    data: { options: threadOptions(guest, options), blocks: numberBlocks(guest.blocks), guest: connection },
+    data: { options: thread, blocks: numberBlocks(guest.blocks), guest: connection },
     transferList: [connection.port],
     tls: options.tls,
   })
-  source.connect(options.to)
+  source.connect(options.to, options.recover)
   return source
-}
-
-function assertRecoverable({ recover, tls }: MigrateOptions): void {
-  if (recover === undefined) return
-  parseUri(recover)
-  if (tls !== undefined) throw new UsageError('a migration over TLS cannot be recovered yet')
 }
 
 function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOptions {
   const { postcopy = 'auto', downtimeLimitMs = 25, maxBandwidth = 0, maxPostcopyBandwidth = 0 } = options
-  const { setupTimeoutMs = 10_000, recoverTimeMs = 300_000 } = options
+  const { setupTimeoutMs = 10_000, recoverTimeMs = LIMITS.recoverMs } = options
   assertAtLeastZero({ downtimeLimitMs, maxBandwidth, maxPostcopyBandwidth, setupTimeoutMs, recoverTimeMs })
-  assertRecoverable(options)
   return {
     configuration: { machine: guest.machine },
     ramSectionId: LIVE_RAM_SECTION_ID,
@@ -73,7 +68,7 @@ function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOpt
     maxPostcopyBandwidth,
     setupTimeoutMs,
     skip: [],
-    recover: { uri: options.recover, timeLimitMs: recoverTimeMs },
+    recoverTimeMs,
     preempt: false,
     push: { on: true, quietMs: 0 },
   }

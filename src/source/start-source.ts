@@ -5,11 +5,12 @@ import type { TransferListItem } from 'node:worker_threads'
 import { type ErrorMessage, errorFromMessage, UsageError } from '../errors.js'
 import { beforeExit } from '../exit-hook.js'
 import { createMachine } from '../machine.js'
+import { parseUri } from '../os/channel.js'
 import { createWake } from '../os/wake.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
 import { followThread, startThread } from '../thread.js'
 import { openTunnel, type TlsConnectOptions, type Tunnel } from '../tls/tunnel.js'
-import type { Order } from './outgoing.js'
+import type { Order, OutgoingOptions } from './outgoing.js'
 import { SOURCE_STATS, type SourceReport, type SourceStatus } from './report.js'
 import type { SourceThreadBase } from './run-source.js'
 import { SOURCE_STATUS } from './status.js'
@@ -34,14 +35,14 @@ export interface Migration extends EventEmitter<{ status: [SourceStatus] }> {
 export interface Source extends Migration {
   /** Resolves when the thread waits for the order to connect. */
   readonly ready: Promise<void>
-  /** @param recover where to reconnect when the connection is lost after the switch; undefined: what the options say */
+  /** @param recover where to reconnect when the connection is lost after the switch; undefined: not at all. @throws UsageError when that cannot be */
   connect(uri: string, recover?: string): void
 }
 
 /** `thread`: the entry to start, which calls `runSource`; `data`: what it wants besides. */
 export interface SourceSpec<T extends SourceThreadBase> {
   readonly thread: URL
-  readonly data: Omit<T, 'wakeFd' | 'statusCell' | 'statsMemory'>
+  readonly data: Omit<T, 'wakeFd' | 'statusCell' | 'statsMemory'> & Pick<SourceThreadBase, 'options'>
   readonly transferList?: readonly TransferListItem[]
   /** Connect over TLS. */
   readonly tls?: TlsConnectOptions | undefined
@@ -64,6 +65,7 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
 
   let tunnel: Tunnel | undefined
   function connect(uri: string, recover?: string): void {
+    if (recover !== undefined) assertRecoverable(recover, spec.data.options, spec.tls)
     if (spec.tls !== undefined) tunnel = openTunnel(uri, spec.tls)
     order({ order: 'connect', uri: tunnel?.uri ?? uri, recover })
   }
@@ -116,10 +118,19 @@ function failed(
   return { ...report, error: error.replace(seen.message, () => cause.message), cause }
 }
 
-/** Times, rates and sizes that a user gives, by name. @throws UsageError for the first that cannot be one. */
-export function assertAtLeastZero(values: Readonly<Record<string, number>>): void {
-  for (const [name, value] of Object.entries(values)) {
-    if (!Number.isFinite(value) || value < 0)
-      throw new UsageError(`${name} must be a number of at least 0, got ${value}`)
+/** What is wrong with it must not be found first when the guest depends on it. @throws UsageError */
+export function assertRecoverable(
+  recover: string,
+  { preempt, push }: Recoverable,
+  tls?: TlsConnectOptions,
+): void {
+  parseUri(recover)
+  const refuse = (what: string): never => {
+    throw new UsageError(`a migration ${what} cannot be recovered yet`)
   }
+  if (tls !== undefined) refuse('over TLS')
+  if (preempt) refuse('with a channel for requested pages (preempt)')
+  if (!push.on) refuse('that sends pages on demand alone')
 }
+
+type Recoverable = Pick<OutgoingOptions, 'preempt'> & { readonly push: { readonly on: boolean } }

@@ -41,7 +41,6 @@ export type TunnelOrder = 'close' | 'noted' | 'end'
 type ServerData = TunnelThreadData & { readonly role: 'server' }
 type ClientData = TunnelThreadData & { readonly role: 'client' }
 
-const CONNECT_TIMEOUT_MS = 10_000
 /** How long the main thread may take to note why a connection ends, ms. */
 const NOTED_MS = 500
 /** How long what the engine has sent may take to be sent out, when the engine is done, ms. */
@@ -178,7 +177,7 @@ async function secured({
   wakeFd,
   ...identity
 }: TunnelThreadData & { role: 'client' }): Promise<{ readonly outer: TLSSocket; readonly fd: number }> {
-  const fd = connectTo(to, { wakeFd, timeoutMs: CONNECT_TIMEOUT_MS })
+  const fd = connectTo(to, { wakeFd, timeoutMs: LIMITS.connectMs })
   const raw = new Socket({ fd, readable: true, writable: true })
   const outer = await handshakeAsClient(raw, identity, `TLS handshake with ${to}`)
   return { outer, fd }

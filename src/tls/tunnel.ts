@@ -11,6 +11,7 @@ import { isReachable, type Listener, listenOn, parseUri } from '../os/channel.js
 import { createWake } from '../os/wake.js'
 import { followThread, startThread } from '../thread.js'
 import { loadCredentials } from './credentials.js'
+import type { ClientIdentity } from './handshake.js'
 import type { TunnelOrder, TunnelThreadData, TunnelThreadMessage } from './tunnel-thread.js'
 
 export interface TlsOptions {
@@ -102,24 +103,26 @@ function listenWithTls(
 
 /** @throws UsageError when it cannot be done, whoever the peer is. */
 export function assertTls(to: string, tls: TlsConnectOptions): void {
-  assertTcp(to)
-  const credentials = loadCredentials(tls.directory, 'client')
-  const { username = DEFAULT_USER } = tls
+  identityFor(to, tls)
+}
+
+function identityFor(to: string, tls: TlsConnectOptions): ClientIdentity {
+  const { host } = assertTcp(to)
+  const { directory, hostname = host === '' ? 'localhost' : host, username = DEFAULT_USER } = tls
+  const credentials = loadCredentials(directory, 'client')
   if (credentials.kind === 'psk' && !Object.hasOwn(credentials.keys, username))
-    throw new UsageError(`${join(tls.directory, 'keys.psk')} has no key for the user "${username}"`)
+    throw new UsageError(`${join(directory, 'keys.psk')} has no key for the user "${username}"`)
+  return { credentials, hostname, username }
 }
 
 /** The handshake begins when the engine connects. @throws UsageError */
 export function openTunnel(to: string, tls: TlsConnectOptions): Tunnel {
-  assertTls(to, tls)
-  const { host } = assertTcp(to)
-  const { directory, hostname = host === '' ? 'localhost' : host, username = DEFAULT_USER } = tls
-  const credentials = loadCredentials(directory, 'client')
+  const identity = identityFor(to, tls)
   const door = openDoor()
   const wake = createWake()
   const thread = startTunnel({
     ...{ role: 'client', listenFd: door.listener.fd, to, wakeFd: wake.fd },
-    ...{ credentials, hostname, username },
+    ...identity,
   })
   return {
     uri: door.listener.uri,

@@ -9,11 +9,11 @@ import { type ServeOptions, serveImage } from '../image/serve.js'
 import { type LaunchOptions, launchQemu, type Qemu, type QemuExit } from '../qemu/launch.js'
 import { setMigrationCapabilities } from '../qemu/migration.js'
 import type { SourceReport } from '../source/report.js'
-import type { Source } from '../source/start-source.js'
+import { assertRecoverable, type Source } from '../source/start-source.js'
 import { planMapping } from './map.js'
 import { explainRefusal } from './refusals.js'
 
-export interface ResumeOptions extends Omit<ServeOptions, 'mapped' | 'tls' | 'recover'> {
+export interface ResumeOptions extends Omit<ServeOptions, 'mapped' | 'tls'> {
   /** Program and arguments, as at the save: the machine must be the same. `-incoming defer` and a QMP socket are added. */
   readonly command: readonly string[]
   /** Let QEMU measure how long each vCPU waits for pages: `query-migrate` says. */
@@ -52,6 +52,9 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
   if (path === undefined) throw new UsageError('a QEMU to run is missing')
   const plan = options.map === true ? await planMapping(imagePath, options.command) : undefined
   const mapped = plan !== undefined && 'block' in plan ? plan : undefined
+  const reconnect = options.reconnect === true && mapped === undefined
+  const { preempt = false, push = true } = options
+  if (reconnect) assertRecoverable('unix:recover', { preempt, push: { on: push } })
   const serve = mapped === undefined ? options : { ...options, preempt: false, mapped: mapped.block }
   const { machine, source } = serveImage(imagePath, serve)
   let qemu: Qemu | undefined
@@ -67,7 +70,6 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
       mapped === undefined ? capabilitiesFor(options) : { events: true },
     )
     await source.ready
-    const reconnect = options.reconnect === true && mapped === undefined
     const resumed = await hand(qemu, source, args.includes('-S'), reconnect)
     return plan !== undefined && 'reason' in plan ? { ...resumed, notMapped: plan.reason } : resumed
   } catch (error) {

@@ -43,7 +43,7 @@ const options: OutgoingOptions = {
   maxPostcopyBandwidth: 0,
   setupTimeoutMs: 1000,
   skip: [],
-  recover: { uri: undefined, timeLimitMs: 0 },
+  recoverTimeMs: 0,
   preempt: false,
   push: { on: true, quietMs: 0 },
 }
