@@ -9,7 +9,6 @@ import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
 import { acceptOn, shutdownChannel } from '../os/channel.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
-import { createPoll, POLL_EVENTS } from '../os/poll.js'
 import { userfaultfdFromFd } from '../os/userfaultfd.js'
 import { wakeFromFd } from '../os/wake.js'
 import type { RamBlock } from '../ram/block.js'
@@ -184,27 +183,36 @@ function receive(): void {
     incoming.prepared!.placer.abandon()
     status.step('channelLost')
     tell({ paused: errorToMessage(error) })
-    const fd = acceptOn(listenAgain(), wake.fd, data.recoverTimeMs)
-    if (fd === 'woken') throw error
-    channelFd = fd
-    returnPath.reconnect(fd)
-    intake.reconnect(fd)
-    tell({ connected: fd })
+    channelFd = acceptAgain(listenAgain())
+    returnPath.reconnect(channelFd)
+    intake.reconnect(channelFd)
+    tell({ connected: channelFd })
     reader.restart()
     status.step('channelUp')
   }
 
   /** The descriptor on which the main thread listens again. */
   function listenAgain(): number {
-    const poll = createPoll(1)
-    poll.set(0, wake.fd, POLL_EVENTS.in)
     for (;;) {
-      poll.wait(-1)
-      wake.drain()
-      if (onWake()) throw new ChannelError('given up while the connection was lost')
+      wake.wait()
+      goOnOrGiveUp()
       const answer = receiveMessageOnPort(main)?.message as ListenAnswer | undefined
       if (answer !== undefined) return answer.listenFd
     }
+  }
+
+  function acceptAgain(listenFd: number): number {
+    for (;;) {
+      const fd = acceptOn(listenFd, wake.fd, data.recoverTimeMs)
+      if (fd !== 'woken') return fd
+      wake.drain()
+      goOnOrGiveUp()
+    }
+  }
+
+  /** What woke this thread may be no more than the guest's word that its devices are loaded. */
+  function goOnOrGiveUp(): void {
+    if (onWake()) throw new ChannelError('given up while the connection was lost')
   }
 
   try {

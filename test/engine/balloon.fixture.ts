@@ -1,6 +1,7 @@
 // A guest module for tests of the engine: a page of RAM that is never touched, and notes of how it is treated.
-// `refuse` makes an incoming one that cannot load its devices; `notes` is shared with the test.
+// `refuse` makes an incoming one that cannot load its devices, `loadMs` one that takes its time for that.
 
+import { setTimeout as sleep } from 'node:timers/promises'
 import { GuestError } from '../../src/errors.js'
 import { encodeDeviceState } from '../../src/guest/device-record.js'
 import type { Guest, GuestContext, RamBlockShape } from '../../src/guest/guest.js'
@@ -12,6 +13,7 @@ const DEVICE = { idstr: 'balloon', version: 1 }
 export interface BalloonOptions {
   readonly blocks: readonly RamBlockShape[]
   readonly refuse?: boolean
+  readonly loadMs?: number
 }
 
 export function incoming(_machine: string, blocks: readonly RamBlockShape[]): BalloonOptions {
@@ -19,7 +21,7 @@ export function incoming(_machine: string, blocks: readonly RamBlockShape[]): Ba
 }
 
 export async function create(options: unknown, context: GuestContext): Promise<Guest> {
-  const { blocks, refuse } = options as BalloonOptions
+  const { blocks, refuse, loadMs = 0 } = options as BalloonOptions
   const ram = mapBlocks(blocks.map(({ name, length }) => ({ name, length })))
   const note = (text: string): void => context.output(Buffer.from(`${text}\n`))
   let progress = 0
@@ -36,8 +38,9 @@ export async function create(options: unknown, context: GuestContext): Promise<G
       clearInterval(timer)
     },
     saveDevices: () => encodeDeviceState(DEVICE, Uint8Array.of(1, 2, 3)),
-    loadDevices() {
+    async loadDevices() {
       if (refuse) throw new GuestError('this guest takes no devices')
+      if (loadMs > 0) await sleep(loadMs)
       note('load')
     },
     holdBalloon: (hold) => note(`hold ${hold}`),

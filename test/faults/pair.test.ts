@@ -5,7 +5,17 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import { FarfaultError, type GuestHandle, SystemError } from '../../src/index.js'
+import { setTimeout as sleep } from 'node:timers/promises'
+import {
+  CancelledError,
+  ChannelError,
+  FarfaultError,
+  type GuestHandle,
+  migrate,
+  receive,
+  SystemError,
+  startGuest,
+} from '../../src/index.js'
 import {
   assertMoved,
   assertProgress,
@@ -18,6 +28,7 @@ import { descriptorsSince, openDescriptors, postcopySkipReason, watchedMappings 
 import { createRandom, type Random, SEEDS } from '../engine/random.js'
 import { beginThroughProxy, cutAfterRun, endOf, type PairOptions } from './pair.js'
 import type { Action, Fault } from './plan.js'
+import { startFaultProxy } from './proxy.js'
 import type { RecordKind } from './records.js'
 
 const options = { skip: postcopySkipReason(), timeout: 300_000 }
@@ -256,3 +267,36 @@ test('cut at random points after the guest runs there: recovered, each page once
 test('cut again within the recovery, twice in a row: recovered', options, async () => {
   for (let seed = 1; seed <= Math.ceil(CUTS / 3); seed++) await recoverFromCuts(1000 + seed, 3)
 })
+
+test(
+  'a guest that has loaded its devices while the connection is lost is waited for all the same',
+  options,
+  async (t) => {
+    const module = new URL('../engine/balloon.fixture.js', import.meta.url)
+    const blocks = [{ name: 'm', length: MiB, pageSize: 4096 }]
+    const guest = await startGuest({ module, options: { blocks } })
+    const incoming = receive({
+      listen: unixPair.destination,
+      recover: unixPair.destination,
+      guest: () => startGuest({ module, options: { blocks, loadMs: 500 } }),
+    })
+    const plan: Fault[] = [{ ...forward, from: 'package', after: 0, action: { do: 'cut', by: 'fin' } }]
+    const proxy = await startFaultProxy({ listen: unixPair.proxy, to: () => incoming.uri, plan })
+    t.after(() => proxy.close())
+    await guest.start()
+    let notes = ''
+    incoming.on('guest', (arriving) =>
+      arriving.on('output', (bytes) => {
+        notes += Buffer.from(bytes).toString()
+      }),
+    )
+    const source = await migrate(guest, { to: proxy.uri, postcopy: 'now' }).done
+    assert(source.cause instanceof ChannelError, String(source.cause))
+    while (!notes.includes('run')) await sleep(20)
+    await sleep(300)
+    assert.equal(incoming.status, 'postcopy-paused')
+    incoming.cancel()
+    assert((await incoming.done).report.cause instanceof CancelledError)
+    await guest.destroy()
+  },
+)
