@@ -2,7 +2,9 @@
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { after } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -20,14 +22,18 @@ export interface Run {
 }
 
 const children = new Set<ChildProcess>()
+/** What a command that is killed could not remove. */
+const temporary = mkdtempSync(join(tmpdir(), 'farfault-cli-'))
 
 // A test that fails leaves its processes running.
 after(() => {
   for (const child of children) child.kill('SIGKILL')
+  rmSync(temporary, { recursive: true, force: true })
 })
 
 export function farfault(...args: string[]): Run {
-  const child = spawn(process.execPath, [MAIN, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const env = { ...process.env, TMPDIR: temporary }
+  const child = spawn(process.execPath, [MAIN, ...args], { stdio: ['ignore', 'pipe', 'pipe'], env })
   children.add(child)
   child.on('exit', () => children.delete(child))
   let out = ''
