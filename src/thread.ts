@@ -5,9 +5,15 @@
 // stalled, or that is exiting itself. So the last thing a thread does is to say that it has ended: from then on it
 // touches nothing that it shares, and what it used can be closed and unmapped.
 
+import { setFlagsFromString } from 'node:v8'
 import { parentPort, type TransferListItem, Worker } from 'node:worker_threads'
 
 const ENDED = 'ended'
+/**
+ * V8 gives the young objects of a new thread 1 MiB at first: starting up then means half a dozen garbage collections of
+ * several milliseconds, some of them with a guest standing still. All that our threads need to start fits into this, MiB.
+ */
+const YOUNG_MIB = 8
 let started = 0
 
 /** Threads that this process has started so far. */
@@ -20,6 +26,7 @@ export function startThread(
   workerData: unknown,
   transferList: readonly TransferListItem[] = [],
 ): Worker {
+  if (started === 0) setFlagsFromString(`--min-semi-space-size=${YOUNG_MIB}`)
   started++
   const options = { workerData, transferList: [...transferList], name }
   // A program from standard input or --eval has this option, and workers, which are files, refuse it.

@@ -7,6 +7,7 @@
 
 import type { Moment } from '../guest/guest-messages.js'
 import { type Bitmap, createBitmap, difference, merge } from '../ram/bitmap.js'
+import type { RamBlock } from '../ram/block.js'
 import { trace } from '../trace.js'
 import { encodeCommand } from '../wire/messages.js'
 import { encodePackage } from '../wire/package.js'
@@ -23,16 +24,17 @@ const DISCARD_TIMEOUT_MS = 30_000
 /** Discards, stop, package. When it returns, the destination has all it needs to run the guest. */
 export function switchToPostcopy(o: Outgoing, reason: SwitchReason): Moment {
   trace('postcopy_start', reason)
-  const discarded = o.blocks.map((block) => createBitmap(block.pages))
-  if (o.origin.runs) discardEarly(o, discarded)
+  const discarded = o.origin.runs ? discardEarly(o) : undefined
 
   const { devices, stoppedAt } = o.origin.stopAndSave()
   o.status.step('switchover')
   // Where all pages are dirty and discarded anyway, what was written last tells only which are zero: that can wait.
-  const later = discarded.every((bitmap) => bitmap.nextClear(0) === bitmap.length)
-  if (!later) {
+  const later = discarded?.every((bitmap) => bitmap.nextClear(0) === bitmap.length) ?? false
+  if (discarded === undefined) {
+    for (const [i, dirty] of o.dirty.entries()) discard(o, o.blocks[i]!, dirty) // nothing ran, so nothing was written
+  } else if (!later) {
     syncDirty(o, false)
-    sendDiscards(o, discarded)
+    discardFresh(o, discarded)
   }
   o.sender.control(encodeCommand({ name: 'PING', value: PING.discarded }))
   const state = o.origin.saysStopTime ? [encodeStopTime(stoppedAt.realtimeUs), devices] : [devices]
@@ -52,24 +54,31 @@ export function switchToPostcopy(o: Outgoing, reason: SwitchReason): Moment {
 }
 
 /** Discards the host pages that are dirty and not discarded yet. At least one goes before LISTEN: all RAM is dirty at first. */
-function sendDiscards(o: Outgoing, discarded: readonly Bitmap[]): void {
+function discardFresh(o: Outgoing, discarded: readonly Bitmap[]): void {
   for (const [i, block] of o.blocks.entries()) {
     const dirty = o.dirty[i]!
     canonicalise(block, dirty)
     const fresh = difference(dirty, discarded[i]!)
     merge(discarded[i]!, fresh)
-    for (const command of discardCommands(block, fresh)) {
-      o.sender.control(encodeCommand({ name: 'POSTCOPY_RAM_DISCARD', ...command }))
-    }
+    discard(o, block, fresh)
   }
 }
 
-function discardEarly(o: Outgoing, discarded: readonly Bitmap[]): void {
+function discard(o: Outgoing, block: RamBlock, pages: Bitmap): void {
+  for (const command of discardCommands(block, pages)) {
+    o.sender.control(encodeCommand({ name: 'POSTCOPY_RAM_DISCARD', ...command }))
+  }
+}
+
+/** Returns what the destination has discarded. */
+function discardEarly(o: Outgoing): Bitmap[] {
   syncDirty(o, true)
-  sendDiscards(o, discarded)
+  const discarded = o.blocks.map((block) => createBitmap(block.pages))
+  discardFresh(o, discarded)
   o.sender.control(encodeCommand({ name: 'PING', value: PING.earlyDiscards }))
   o.sender.flush()
   o.link.pumpUntil(() => o.pongs.has(PING.earlyDiscards), DISCARD_TIMEOUT_MS, 'discarding pages')
+  return discarded
 }
 
 /** The other ending: the rest of RAM and the device state with the guest stopped, then nothing more. */
