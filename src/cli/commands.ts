@@ -115,6 +115,12 @@ export const RESUME_OPTIONS = {
     '10ms',
     'send other pages only when none has been asked for in this time',
   ),
+  patience: withDefault(
+    'TIME',
+    duration,
+    '500ms',
+    'wait no longer than this for a quiet time, and half of the time at most',
+  ),
   'max-bandwidth': withDefault('SIZE', size, '0', 'bytes a second for pages nobody asked for; 0 is no limit'),
   map: flag(
     'map RAM privately from the image where QEMU can (8.1 or newer): nothing is served, no process stays behind',

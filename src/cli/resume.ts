@@ -43,6 +43,7 @@ export async function resumeCommand(values: ResumeValues): Promise<ExitCode> {
 const options = (values: ResumeValues) => ({
   push: !values['no-push'],
   quietMs: values['quiet-time'],
+  patienceMs: values.patience,
   maxBandwidth: values['max-bandwidth'],
   verify: !values['no-verify'],
   preempt: values.preempt,

@@ -101,6 +101,7 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
   if (sidecar !== undefined) compareSidecar(sidecar, file, layout, blocks)
   const checksums =
     sidecar === undefined ? undefined : blocks.map((block, i) => table(block, sidecar.blocks[i]!.crc32))
+  const chunkBuffer = new Uint8Array(CHUNK_BYTES)
   let open = true
   const compare = (blockIndex: number, chunk: number, got: number): void => {
     const expected = checksums![blockIndex]!(chunk)
@@ -130,7 +131,7 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
       const chunk = Math.floor(page / CHUNK_PAGES)
       const mask = chunkMask(present, chunk)
       if (mask === 0) return
-      const bytes = new Uint8Array(Math.min(CHUNK_BYTES, length - chunk * CHUNK_BYTES))
+      const bytes = chunkBuffer.subarray(0, Math.min(CHUNK_BYTES, length - chunk * CHUNK_BYTES))
       readExactly(file, bytes, pagesOffset + chunk * CHUNK_BYTES, 'page data')
       compare(blockIndex, chunk, chunkChecksum(bytes, mask))
     },

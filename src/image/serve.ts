@@ -11,6 +11,8 @@ export interface ServeOptions {
   readonly push?: boolean
   /** Pages that were not asked for are sent only when nobody has asked for one in this time, ms. Default 10. */
   readonly quietMs?: number
+  /** A guest that never ceases to ask holds them up for this long at a stretch, and half of the time at most, ms. Default 500. */
+  readonly patienceMs?: number
   /** Bytes a second for pages that were not asked for; 0 (default) is no limit. */
   readonly maxBandwidth?: number
   /** Compare page data with the sidecar's checksums before it is sent. Default true. */
@@ -41,8 +43,8 @@ export interface ServedImage {
  */
 export function serveImage(path: string, options: ServeOptions = {}): ServedImage {
   const { push = true, quietMs = 10, maxBandwidth = 0, verify = true, setupTimeoutMs = 10_000 } = options
-  const { recoverTimeMs = LIMITS.recoverMs, preempt = false, mapped } = options
-  assertAtLeastZero({ quietMs, maxBandwidth, setupTimeoutMs, recoverTimeMs })
+  const { patienceMs = 500, recoverTimeMs = LIMITS.recoverMs, preempt = false, mapped } = options
+  assertAtLeastZero({ quietMs, patienceMs, maxBandwidth, setupTimeoutMs, recoverTimeMs })
   const image = openImage(path)
   const { capabilities: _, ...configuration } = image.configuration
   const memoryBytes = image.blocks.reduce((sum, { length }) => sum + length, 0)
@@ -65,7 +67,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         skip: mapped === undefined ? [] : [mapped],
         preempt,
         recoverTimeMs,
-        push: { on: push, quietMs },
+        push: { on: push, quietMs, patienceMs },
       },
     },
   })

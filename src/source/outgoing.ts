@@ -25,6 +25,7 @@ import type { SOURCE_STATS } from './report.js'
 import { createSender, type Sender } from './sender.js'
 import type { SOURCE_STATUS } from './status.js'
 import { createPushWindow, type PushWindow } from './window.js'
+import { createYielding, type Yielding, type YieldingOptions } from './yielding.js'
 
 /** PING values. 1 to 4 stand where QEMU's stand; from CHUNKS on each pushed chunk has one. */
 export const PING = {
@@ -67,9 +68,7 @@ export interface OutgoingOptions {
   readonly push: {
     /** False: nothing; pages are served on demand until the destination closes the connection. */
     readonly on: boolean
-    /** Background pages go only when this long nobody has asked for a page, ms. */
-    readonly quietMs: number
-  }
+  } & YieldingOptions
 }
 
 export interface Outgoing {
@@ -97,8 +96,8 @@ export interface Outgoing {
   switchWanted: boolean
   /** The package is on its way: cancelling is no longer possible, RAM here is no longer the guest's. */
   committed: boolean
-  /** When a page was asked for last, ms of `monotonicMs`. */
-  readonly lastRequestMs: number
+  /** Whether background pages should wait for the guest's. */
+  readonly yielding: Yielding
   /** Bytes sent over connections that are lost. */
   bytesBefore: number
   /** What the destination has said since it was asked for what it has; undefined when it was not asked. */
@@ -137,10 +136,10 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const pacer = createPacer(options.maxBandwidth, monotonicMs())
   const pongs = new Map<number, number>()
 
-  let lastRequestMs = 0
+  const yielding = createYielding(options.push)
   function onRequest(name: string, start: number, length: number): void {
     stats.requests++
-    lastRequestMs = link.wokenMs
+    yielding.asked(link.wokenMs)
     if (tracing()) trace('migrate_handle_rp_req_pages', name, start, length)
     const block = byName.get(name)
     function bad(what: string): never {
@@ -219,15 +218,13 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     bytesBefore: 0,
     recovery: undefined,
     pongs,
-    get lastRequestMs() {
-      return lastRequestMs
-    },
+    yielding,
     get committed() {
       return committed
     },
     set committed(value) {
       committed = value
-      lastRequestMs = monotonicMs() // the guest that starts there is about to ask
+      yielding.asked(monotonicMs()) // the guest that starts there is about to ask
       pacer.bytesPerSecond = value ? limits.postcopy : limits.precopy
     },
     close() {

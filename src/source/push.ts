@@ -19,7 +19,7 @@ export function pushRemaining(o: Outgoing): void {
     if (!o.order.anyScanned()) break
     const room = o.window.room()
     const nowMs = o.link.wokenMs
-    const pauseMs = Math.max(o.pacer.waitMs(nowMs), quietMsLeft(o, nowMs))
+    const pauseMs = Math.max(o.pacer.waitMs(nowMs), o.yielding.waitMs(nowMs))
     if (room > 0 && pauseMs === 0) {
       const bytes = pushChunk(o, room)
       o.sender.control(encodeCommand({ name: 'PING', value: chunk }))
@@ -46,11 +46,6 @@ function endUrgent(o: Outgoing): void {
   } catch (error) {
     if (!(error instanceof ChannelError)) throw error
   }
-}
-
-/** A guest that asks for pages waits for them: the rest can wait until it does not. */
-function quietMsLeft(o: Outgoing, nowMs: number): number {
-  return Math.max(0, Math.ceil(o.lastRequestMs + o.options.push.quietMs - nowMs))
 }
 
 /** Only what is asked for, until the destination goes away: it never has all of RAM, so there is no other end. */

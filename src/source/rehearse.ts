@@ -52,7 +52,7 @@ export function rehearse(options: OutgoingOptions): void {
       postcopy: 'now',
       skip: [LARGE.name],
       maxPostcopyBandwidth: 0,
-      push: { on: true, quietMs: 0 },
+      push: { on: true, quietMs: 0, patienceMs: 0 },
     },
     blocks,
     origin: stagedOrigin(createZeroTest(blocks[0]!)),

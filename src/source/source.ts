@@ -70,6 +70,6 @@ function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOpt
     skip: [],
     recoverTimeMs,
     preempt: false,
-    push: { on: true, quietMs: 0 },
+    push: { on: true, quietMs: 0, patienceMs: 0 },
   }
 }

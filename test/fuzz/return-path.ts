@@ -45,7 +45,7 @@ const options: OutgoingOptions = {
   skip: [],
   recoverTimeMs: 0,
   preempt: false,
-  push: { on: true, quietMs: 0 },
+  push: { on: true, quietMs: 0, patienceMs: 0 },
 }
 
 const messages: readonly ReturnMessage[] = [
