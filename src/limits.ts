@@ -20,6 +20,12 @@ export const LIMITS = {
   receiveRamBytesMax: 64 * 1024 * MiB,
   /** Time in which a connection must be made, ms. */
   connectMs: 10_000,
+  /**
+   * How long a destination may say nothing and take nothing while the source waits for it, ms. Generous, because the guest
+   * is lost with the connection; less where it is recovered, which costs no more than to connect again.
+   */
+  silenceMs: 120_000,
+  silenceRecoverMs: 30_000,
   /** How long a lost connection is waited for, or tried to be made again, ms, unless the user says otherwise. */
   recoverMs: 300_000,
   /** POSTCOPY package, bytes. Device state, not RAM: QEMU's largest seen is under 1 MiB. */
