@@ -54,7 +54,12 @@ export const LIMITS = {
   sidecarBytesMax: 256 * MiB,
   /** Peers whose TLS handshake is under way; one more, and the oldest of them has to go. */
   tlsHandshakesMax: 64,
-  /** How long a TLS handshake may take, ms. */
+  /**
+   * How long a peer may take to say anything at all once it is connected, ms: enough for a link of 200 ms round trip that loses
+   * the first packet. Who is silent is gone within a second.
+   */
+  tlsFirstByteMs: 900,
+  /** How long a TLS handshake that has begun may take, ms. */
   tlsHandshakeMs: 5000,
   /** One file of TLS credentials, bytes. */
   tlsFileBytesMax: 1 * MiB,
