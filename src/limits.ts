@@ -20,6 +20,12 @@ export const LIMITS = {
   receiveRamBytesMax: 64 * 1024 * MiB,
   /** Time in which a connection must be made, ms. */
   connectMs: 10_000,
+  /**
+   * How long a destination may say nothing and take nothing while the source waits for it, ms. Generous, because the guest
+   * is lost with the connection; less where it is recovered, which costs no more than to connect again.
+   */
+  silenceMs: 120_000,
+  silenceRecoverMs: 30_000,
   /** How long a lost connection is waited for, or tried to be made again, ms, unless the user says otherwise. */
   recoverMs: 300_000,
   /** POSTCOPY package, bytes. Device state, not RAM: QEMU's largest seen is under 1 MiB. */
@@ -48,7 +54,12 @@ export const LIMITS = {
   sidecarBytesMax: 256 * MiB,
   /** Peers whose TLS handshake is under way; one more, and the oldest of them has to go. */
   tlsHandshakesMax: 64,
-  /** How long a TLS handshake may take, ms. */
+  /**
+   * How long a peer may take to say anything at all once it is connected, ms: enough for a link of 200 ms round trip that loses
+   * the first packet. Who is silent is gone within a second.
+   */
+  tlsFirstByteMs: 900,
+  /** How long a TLS handshake that has begun may take, ms. */
   tlsHandshakeMs: 5000,
   /** One file of TLS credentials, bytes. */
   tlsFileBytesMax: 1 * MiB,

@@ -21,6 +21,11 @@ export interface ServeOptions {
   readonly setupTimeoutMs?: number
   /** Send requested pages over a second connection; the destination has the capability `postcopy-preempt` on. */
   readonly preempt?: boolean
+  /**
+   * How long the destination may say nothing and take nothing while it is waited for, ms; then the connection is lost.
+   * Default 120000, or 30000 where it is recovered. Without push, silence is no loss.
+   */
+  readonly silenceTimeoutMs?: number
   /** How long to try to reconnect, where `source.connect` is told to, ms. Default 300000. */
   readonly recoverTimeMs?: number
   /** Name of the RAM block that the destination maps from the image itself: then all the rest goes first, by precopy. */
@@ -43,8 +48,15 @@ export interface ServedImage {
  */
 export function serveImage(path: string, options: ServeOptions = {}): ServedImage {
   const { push = true, quietMs = 10, maxBandwidth = 0, verify = true, setupTimeoutMs = 10_000 } = options
-  const { patienceMs = 500, recoverTimeMs = LIMITS.recoverMs, preempt = false, mapped } = options
+  const {
+    patienceMs = 500,
+    recoverTimeMs = LIMITS.recoverMs,
+    silenceTimeoutMs,
+    preempt = false,
+    mapped,
+  } = options
   assertAtLeastZero({ quietMs, patienceMs, maxBandwidth, setupTimeoutMs, recoverTimeMs })
+  if (silenceTimeoutMs !== undefined) assertAtLeastZero({ silenceTimeoutMs })
   const image = openImage(path)
   const { capabilities: _, ...configuration } = image.configuration
   const memoryBytes = image.blocks.reduce((sum, { length }) => sum + length, 0)
@@ -67,6 +79,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         skip: mapped === undefined ? [] : [mapped],
         preempt,
         recoverTimeMs,
+        silenceTimeoutMs,
         push: { on: push, quietMs, patienceMs },
       },
     },

@@ -1,21 +1,42 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { ChannelError, ProtocolError } from '../errors.js'
-import { acceptOn, closeFd, connectTo, listenOn, sendAll, shutdownChannel } from '../os/channel.js'
+import {
+  AGAIN,
+  acceptOn,
+  closeFd,
+  connectTo,
+  listenOn,
+  sendAll,
+  shutdownChannel,
+  socketPair,
+  tryRead,
+  trySend,
+  unsentBytes,
+} from '../os/channel.js'
+import { mapAnonymous } from '../os/mapping.js'
 import { createWake } from '../os/wake.js'
 import { encodeReturnMessage, type ReturnMessage } from '../wire/messages.js'
-import { createLink } from './link.js'
+import { createLink, type Link } from './link.js'
 
 const options = { timeout: 30_000 }
+const SILENCE_MS = 240
 
-function connectedLink(t: TestContext) {
+function overTcp(): readonly [number, number] {
   const wake = createWake()
   const listener = listenOn('tcp:127.0.0.1:0')
   const near = connectTo(listener.uri, { timeoutMs: 1000 })
   const far = acceptOn(listener.fd, wake.fd, 1000) as number
+  listener.close()
+  wake.close()
+  return [near, far]
+}
+
+function connectedLink(t: TestContext, [near, far] = overTcp()) {
+  const wake = createWake()
   const seen: unknown[] = []
   const gate = { open: true }
-  const link = createLink(near, wake, {
+  const link = createLink(near, wake, SILENCE_MS, {
     onRequest: (...request) => void seen.push(request),
     canTakeRequests: () => gate.open,
     onPong: (value) => void seen.push(value),
@@ -27,12 +48,11 @@ function connectedLink(t: TestContext) {
   t.after(() => {
     link.close()
     for (const fd of [near, far]) closeFd(fd)
-    listener.close()
     wake.close()
   })
   const send = (...messages: ReturnMessage[]) =>
     sendAll(far, Buffer.concat(messages.map(encodeReturnMessage)))
-  return { link, wake, far, seen, send, gate }
+  return { link, wake, near, far, seen, send, gate }
 }
 
 test('requests without a name are for the block of the one before', options, (t) => {
@@ -107,4 +127,51 @@ test('a wake ends the wait and is heard once', options, (t) => {
 test('waiting in vain ends with what was waited for', options, (t) => {
   const { link } = connectedLink(t)
   assert.throws(() => link.pumpUntil(() => false, 50, 'a sign of life'), /within 50 ms: a sign of life/)
+})
+
+/** Waits for the peer until that is given up; how long it took, ms. */
+function untilGivenUp(link: Link): number {
+  const startMs = performance.now()
+  assert.throws(
+    () => {
+      for (;;) link.pumpPeer('to do something')
+    },
+    (error: Error) => error instanceof ChannelError && /was awaited to do something/.test(error.message),
+  )
+  return performance.now() - startMs
+}
+
+test('a peer that says nothing is waited for, and not for ever', options, (t) => {
+  const { link, wake } = connectedLink(t)
+  link.pump(SILENCE_MS) // when nothing is awaited of it, silence does not count
+
+  wake.signal() // what others say is no sign of the peer
+  const tookMs = untilGivenUp(link)
+  assert(tookMs >= SILENCE_MS - 5 && tookMs < 4 * SILENCE_MS, `${tookMs} ms`)
+})
+
+test('a peer that says something now and then is waited for', options, (t) => {
+  const { link, send, seen } = connectedLink(t)
+  const startMs = performance.now()
+  for (let value = 0; performance.now() - startMs < 3 * SILENCE_MS; value++) {
+    send({ name: 'PONG', value })
+    assert(link.pumpPeer('PONG'))
+    for (const lookMs = performance.now(); performance.now() - lookMs < SILENCE_MS / 2; )
+      link.pumpPeer('PONG')
+  }
+  assert(seen.length > 3)
+})
+
+test('a peer that takes bytes is waited for while it does', options, (t) => {
+  const { link, near, far } = connectedLink(t, socketPair())
+  const bytes = mapAnonymous(4096)
+  t.after(() => bytes.unmap())
+  while (trySend(near, bytes.address, bytes.length) !== AGAIN);
+  const startMs = performance.now()
+  while (performance.now() - startMs < 2 * SILENCE_MS) {
+    link.pumpPeer('to read')
+    tryRead(far, bytes.address, bytes.length)
+  }
+  assert(unsentBytes(near) > 0, 'the test has taken all there was')
+  untilGivenUp(link)
 })

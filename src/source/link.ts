@@ -2,7 +2,7 @@
 // what comes in, and keeps what the rest of the source asks about it. Source thread.
 
 import { ChannelError, ProtocolError } from '../errors.js'
-import { AGAIN, tryRead } from '../os/channel.js'
+import { AGAIN, tryRead, unsentBytes } from '../os/channel.js'
 import { monotonicMs } from '../os/clock.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
 import { createPoll, POLL_EVENTS } from '../os/poll.js'
@@ -11,6 +11,8 @@ import { trace } from '../trace.js'
 import { createReturnPathParser, type ReturnMessage } from '../wire/messages.js'
 
 const READ_BYTES = 4096
+/** How often, while the destination is silent, it is looked whether bytes go out to it. */
+const LOOKS_IN_SILENCE = 8
 
 export interface LinkHandlers {
   /** A page request; `block` is resolved (the last named one for REQ_PAGES). */
@@ -27,11 +29,14 @@ export interface LinkHandlers {
 }
 
 export interface Link {
+  /** Wait up to `timeoutMs` (-1: for ever) for anything to happen, and handle it. */
+  pump(timeoutMs: number): void
   /**
-   * Wait up to `timeoutMs` (-1: for ever) for anything to happen, and handle it; or for room to send on `writableFd`,
-   * this connection or one that belongs to it.
+   * The same for somebody who cannot go on without the destination: until it says something, or takes bytes, or there is
+   * room to send on `writableFd`, this connection or one that belongs to it. False when a while has passed in vain.
+   * @throws ChannelError when that went on for `silenceMs`; it says what was awaited.
    */
-  pump(timeoutMs: number, writableFd?: number): void
+  pumpPeer(waitingFor: string, writableFd?: number): boolean
   /** Pump until `done()`. @throws ChannelError when that takes longer than `timeoutMs`. */
   pumpUntil(done: () => boolean, timeoutMs: number, waitingFor: string): void
   /** When `pump` last woke up, ms of `monotonicMs`: near enough to now, and read once for all that is done then. */
@@ -41,7 +46,8 @@ export interface Link {
   close(): void
 }
 
-export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link {
+/** @param silenceMs how long the destination may do nothing while it is waited for */
+export function createLink(fd: number, wake: Wake, silenceMs: number, handlers: LinkHandlers): Link {
   const buffer = mapAnonymous(READ_BYTES)
   const bytes = viewOf(buffer.address, READ_BYTES)
   const poll = createPoll(3)
@@ -51,6 +57,9 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
   let lastBlock: string | undefined
 
   let wokenMs = monotonicMs()
+  // The last sign of life that was asked for: since then the destination is waited for.
+  let signMs = wokenMs
+  let unsent = 0
 
   const parser = createReturnPathParser(receive, handlers.expectedBitmapBytes, requestPages)
 
@@ -100,6 +109,7 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
     while (handlers.canTakeRequests()) {
       const count = tryRead(fd, buffer.address, READ_BYTES)
       if (count === AGAIN) return
+      signMs = wokenMs
       if (count === 0) {
         ended = true
         return
@@ -109,7 +119,7 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
     }
   }
 
-  function pump(timeoutMs: number, writableFd = -1): void {
+  function wait(timeoutMs: number, writableFd: number): void {
     // Whoever waits here still has something to send, or to hear.
     if (shut !== undefined) {
       throw new ProtocolError('the destination says that it has everything, but it has not', {
@@ -123,6 +133,7 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
     poll.set(2, writableFd, POLL_EVENTS.out)
     poll.wait(timeoutMs)
     wokenMs = monotonicMs()
+    if (poll.writable(2)) signMs = wokenMs
     if (poll.readable(1)) {
       wake.drain()
       handlers.onWake()
@@ -134,8 +145,31 @@ export function createLink(fd: number, wake: Wake, handlers: LinkHandlers): Link
     }
   }
 
+  function pump(timeoutMs: number): void {
+    wait(timeoutMs, -1)
+    signMs = wokenMs
+  }
+
+  /** Bytes that are with the kernel may be on their way over a slow link for long. */
+  function takesBytes(): boolean {
+    const before = unsent
+    unsent = unsentBytes(fd)
+    return unsent < before
+  }
+
+  function pumpPeer(waitingFor: string, writableFd = -1): boolean {
+    wait(silenceMs / LOOKS_IN_SILENCE, writableFd)
+    if (signMs === wokenMs) return true
+    if (takesBytes()) signMs = wokenMs
+    if (wokenMs - signMs < silenceMs) return false
+    throw new ChannelError(
+      `the destination has said nothing and taken nothing for ${Math.round(silenceMs / 1000)} s: it was awaited ${waitingFor}`,
+    )
+  }
+
   return {
     pump,
+    pumpPeer,
     pumpUntil(done, timeoutMs, waitingFor) {
       const deadline = performance.now() + timeoutMs
       while (!done()) {

@@ -38,6 +38,8 @@ export const PING = {
   chunks: 0x1000,
 } as const
 
+const TO_READ = 'to read what is sent to it'
+
 /** What the main thread may ask for while the migration is under way. */
 export type Order =
   | { readonly order: 'cancel' }
@@ -64,6 +66,8 @@ export interface OutgoingOptions {
   readonly preempt: boolean
   /** How long to try to reconnect, where that was asked for, ms. */
   readonly recoverTimeMs: number
+  /** How long the destination may say and take nothing while it is waited for, ms; undefined: see `LIMITS.silenceMs`. */
+  readonly silenceTimeoutMs: number | undefined
   /** After the switch, what is pushed without being asked for. */
   readonly push: {
     /** False: nothing; pages are served on demand until the destination closes the connection. */
@@ -122,6 +126,7 @@ export interface OutgoingParts {
   readonly origin: Origin
   readonly status: Machine<typeof SOURCE_STATUS>
   readonly stats: Stats<(typeof SOURCE_STATS)[number]>
+  readonly silenceMs: number
   takeOrders(): Order[]
 }
 
@@ -171,13 +176,14 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   }
 
   const limits = { precopy: options.maxBandwidth, postcopy: options.maxPostcopyBandwidth }
-  const link = createLink(parts.fd, parts.wake, {
+  const link = createLink(parts.fd, parts.wake, parts.silenceMs, {
     onRequest,
     // One read holds a few hundred requests; leave room for them.
     canTakeRequests: () => order.queued < 60_000,
     onPong(value) {
       const nowUs = monotonicUs()
-      if (!window.acknowledged(value, nowUs)) pongs.set(value, nowUs)
+      if (value >= PING.chunks) window.acknowledged(value, nowUs)
+      else pongs.set(value, nowUs)
     },
     expectedBitmapBytes(name) {
       const block = outgoing.recovery === undefined ? undefined : byName.get(name)
@@ -197,9 +203,11 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     onWake,
   })
   const { fd, urgentFd } = parts
-  const sender = createSender(fd, options.ramSectionId, () => link.pump(-1, fd))
+  const sender = createSender(fd, options.ramSectionId, () => void link.pumpPeer(TO_READ, fd))
   const urgent =
-    urgentFd === undefined ? sender : createSender(urgentFd, undefined, () => link.pump(-1, urgentFd))
+    urgentFd === undefined
+      ? sender
+      : createSender(urgentFd, undefined, () => void link.pumpPeer(TO_READ, urgentFd))
   let committed = false
 
   const outgoing: Outgoing = {

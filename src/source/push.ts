@@ -21,13 +21,12 @@ export function pushRemaining(o: Outgoing): void {
     const nowMs = o.link.wokenMs
     const pauseMs = Math.max(o.pacer.waitMs(nowMs), o.yielding.waitMs(nowMs))
     if (room > 0 && pauseMs === 0) {
-      const bytes = pushChunk(o, room)
-      o.sender.control(encodeCommand({ name: 'PING', value: chunk }))
-      o.window.sent(chunk++, bytes, monotonicUs())
-      o.sender.flush()
+      confirmed(o, chunk++, pushChunk(o, room))
       o.link.pump(0)
-    } else {
-      o.link.pump(pauseMs > 0 ? pauseMs : -1)
+    } else if (pauseMs > 0) {
+      o.link.pump(pauseMs)
+    } else if (!o.link.pumpPeer('to confirm pages that were pushed (PONG)')) {
+      confirmed(o, chunk++, 0) // what was said before may have been lost on the other side
     }
   }
   o.sender.endSection(() => {})
@@ -35,6 +34,13 @@ export function pushRemaining(o: Outgoing): void {
   o.sender.flush()
   endUrgent(o)
   report(o, left)
+}
+
+/** A PING behind what was pushed: its answer says that all of it has been taken in. */
+function confirmed(o: Outgoing, chunk: number, bytes: number): void {
+  o.sender.control(encodeCommand({ name: 'PING', value: chunk }))
+  o.window.sent(chunk, bytes, monotonicUs())
+  o.sender.flush()
 }
 
 /** A destination that has everything may have closed that channel already. */

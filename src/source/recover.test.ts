@@ -34,12 +34,13 @@ function lostMigration(t: TestContext, { pushZeroPages = true, recoverTimeMs = 5
     options: {
       ...{ configuration: { machine: 'm' }, ramSectionId: 1, postcopy: 'now', downtimeLimitMs: 0 },
       ...{ maxBandwidth: 0, maxPostcopyBandwidth: 0, setupTimeoutMs: 1000, skip: [], preempt: false },
-      ...{ push: { on: true, quietMs: 0, patienceMs: 0 }, recoverTimeMs },
+      ...{ push: { on: true, quietMs: 0, patienceMs: 0 }, recoverTimeMs, silenceTimeoutMs: undefined },
     },
     blocks: numberBlocks([{ name: 'a', length: PAGES * 4096, pageSize: 4096, address: ram.address }]),
     origin: { pushZeroPages } as Origin,
     status,
     stats: createStats(SOURCE_STATS, new SharedArrayBuffer(statsBytes(SOURCE_STATS))),
+    silenceMs: 1000,
     takeOrders: () => [],
   }
   const lost = createOutgoing(parts)

@@ -4,6 +4,7 @@
 // guest stands still: without a rehearsal they take ten times as long. Pages of a block of its own go over a pair of
 // sockets; the answers have been put in beforehand.
 
+import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
 import { closeFd, sendAll, socketPair } from '../os/channel.js'
 import { mapAnonymous, memset } from '../os/mapping.js'
@@ -58,6 +59,7 @@ export function rehearse(options: OutgoingOptions): void {
     origin: stagedOrigin(createZeroTest(blocks[0]!)),
     status,
     stats: createStats(SOURCE_STATS, new SharedArrayBuffer(statsBytes(SOURCE_STATS))),
+    silenceMs: LIMITS.silenceMs,
     takeOrders: () => [],
   })
   try {

@@ -73,7 +73,7 @@ function waitForOrderToConnect(wake: Wake): Extract<Order, { order: 'connect' }>
 
 /** The destination's answer to the end of the stream. */
 function untilShut({ link }: Outgoing): void {
-  while (link.shut === undefined) link.pump(-1)
+  while (link.shut === undefined) link.pumpPeer('to say that it has everything (SHUT)')
 }
 
 /**
@@ -112,6 +112,8 @@ export function runSource(
       origin,
       status,
       stats,
+      silenceMs:
+        options.silenceTimeoutMs ?? (recoverUri === undefined ? LIMITS.silenceMs : LIMITS.silenceRecoverMs),
       takeOrders,
     }
     const o = createOutgoing(parts)

@@ -28,6 +28,11 @@ export interface MigrateOptions {
   /** How long the destination may take to make its RAM ready, ms. Default 10000. */
   readonly setupTimeoutMs?: number
   /**
+   * How long the destination may say nothing and take nothing while it is waited for, ms; then the connection is lost.
+   * Default 120000, or 30000 with `recover`.
+   */
+  readonly silenceTimeoutMs?: number
+  /**
    * When the connection is lost after the switch, reconnect there and go on, instead of giving up; the destination has to
    * listen there again. Not over TLS.
    */
@@ -57,8 +62,9 @@ export function migrate(guest: GuestHandle, options: MigrateOptions): Migration 
 
 function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOptions {
   const { postcopy = 'auto', downtimeLimitMs = 25, maxBandwidth = 0, maxPostcopyBandwidth = 0 } = options
-  const { setupTimeoutMs = 10_000, recoverTimeMs = LIMITS.recoverMs } = options
+  const { setupTimeoutMs = 10_000, recoverTimeMs = LIMITS.recoverMs, silenceTimeoutMs } = options
   assertAtLeastZero({ downtimeLimitMs, maxBandwidth, maxPostcopyBandwidth, setupTimeoutMs, recoverTimeMs })
+  if (silenceTimeoutMs !== undefined) assertAtLeastZero({ silenceTimeoutMs })
   return {
     configuration: { machine: guest.machine },
     ramSectionId: LIVE_RAM_SECTION_ID,
@@ -69,6 +75,7 @@ function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOpt
     setupTimeoutMs,
     skip: [],
     recoverTimeMs,
+    silenceTimeoutMs,
     preempt: false,
     push: { on: true, quietMs: 0, patienceMs: 0 },
   }

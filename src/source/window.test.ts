@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { createPushWindow } from './window.js'
+import { createPushWindow, type PushWindow } from './window.js'
 
 /** A link of `bytesPerUs` and a fixed delay; returns the longest a byte queued once the window has settled. */
 function simulate(bytesPerUs: number, delayUs: number): { queueUsMax: number; utilisation: number } {
@@ -14,7 +14,7 @@ function simulate(bytesPerUs: number, delayUs: number): { queueUsMax: number; ut
     while (window.room() === 0) {
       const first = flying.shift()!
       nowUs = Math.max(nowUs, first.at)
-      assert.ok(window.acknowledged(first.value, nowUs))
+      window.acknowledged(first.value, nowUs)
     }
     const bytes = window.room()
     const start = Math.max(nowUs, linkFreeUs)
@@ -43,6 +43,33 @@ test('a slow link keeps no more than two of the smallest chunks queued', () => {
   assert.ok(queueUsMax <= (2.1 * 32_768) / 12, `queue ${queueUsMax}`)
 })
 
-test('a PONG that answers nothing is told apart', () => {
-  assert.equal(createPushWindow().acknowledged(7, 1), false)
+/** Fills the window; the values of the chunks. */
+function fill(window: PushWindow): number[] {
+  const values: number[] = []
+  for (let value = 10; window.room() > 0; value++) {
+    window.sent(value, window.room(), 0)
+    values.push(value)
+  }
+  return values
+}
+
+test('a PONG answers for all that went before it: one that is lost keeps nothing', () => {
+  const window = createPushWindow()
+  const values = fill(window)
+  assert(values.length > 2)
+  window.acknowledged(values.at(-2)!, 100)
+  assert(window.room() > 0)
+  const more = fill(window)
+  assert(more.length >= values.length - 1, 'some of what was answered still counts')
+})
+
+test('a PONG that answers nothing, or came before, changes nothing', () => {
+  const window = createPushWindow()
+  const values = fill(window)
+  for (const value of [0, 9, values.at(-1)! + 1, 2 ** 32 - 1]) window.acknowledged(value, 100)
+  assert.equal(window.room(), 0)
+  window.acknowledged(values[0]!, 100)
+  const { windowBytes } = window
+  window.acknowledged(values[0]!, 200)
+  assert.equal(window.windowBytes, windowBytes)
 })

@@ -18,8 +18,8 @@ export interface PushWindow {
   room(): number
   /** A chunk of `bytes` went out at `nowUs`, followed by PING `value`. */
   sent(value: number, bytes: number, nowUs: number): void
-  /** PONG `value` came; false if it answers no chunk. */
-  acknowledged(value: number, nowUs: number): boolean
+  /** PONG `value` came: that chunk has arrived, and so have all that went before it. What answers no chunk says nothing. */
+  acknowledged(value: number, nowUs: number): void
   readonly windowBytes: number
 }
 
@@ -62,11 +62,13 @@ export function createPushWindow(): PushWindow {
     },
     acknowledged(value, nowUs) {
       const chunk = flying.get(value)
-      if (chunk === undefined) return false
-      flying.delete(value)
-      flyingBytes -= chunk.bytes
+      if (chunk === undefined) return
+      for (const [earlier, { bytes }] of flying) {
+        if (earlier > value) break // in the order in which they were sent
+        flying.delete(earlier)
+        flyingBytes -= bytes
+      }
       adapt(chunk, nowUs)
-      return true
     },
   }
 }

@@ -111,10 +111,10 @@ function reasonOfServer(
 }
 
 /** The first byte that comes, which stays to be read. A peer that sends only a few would keep TLS waiting for more. */
-function firstByte(raw: Socket): Promise<number | 'closed' | 'timeout'> {
+function firstByte(raw: Socket): Promise<number | 'closed' | 'silent'> {
   return new Promise((resolve) => {
-    const tell = (first: number | 'closed' | 'timeout'): void => {
-      clearTimeout(timer)
+    const tell = (first: number | 'closed' | 'silent'): void => {
+      stopListening()
       raw.off('readable', look)
       resolve(first)
     }
@@ -124,11 +124,29 @@ function firstByte(raw: Socket): Promise<number | 'closed' | 'timeout'> {
       raw.unshift(chunk)
       tell(chunk[0]!)
     }
-    const timer = setTimeout(() => tell('timeout'), LIMITS.tlsHandshakeMs)
+    const stopListening = whenSilent(raw, () => tell('silent'))
     raw.on('readable', look)
     raw.once('end', () => tell('closed'))
     raw.once('close', () => tell('closed'))
   })
+}
+
+/**
+ * Calls `onSilent` unless something comes in time. @returns a function that gives up waiting.
+ */
+function whenSilent(raw: Socket, onSilent: () => void): () => void {
+  const look = (): void => {
+    if (raw.bytesRead === 0) onSilent()
+  }
+  // When this thread is late, what has come meanwhile is read after the timer and before an immediate.
+  let immediate: NodeJS.Immediate | undefined
+  const timer = setTimeout(() => {
+    immediate = setImmediate(look)
+  }, LIMITS.tlsFirstByteMs)
+  return () => {
+    clearTimeout(timer)
+    clearImmediate(immediate)
+  }
 }
 
 export interface ClientIdentity {
@@ -145,12 +163,17 @@ export function handshakeAsClient(raw: Socket, identity: ClientIdentity, peer: s
   return new Promise((resolve, reject) => {
     raw.on('error', ignore)
     const socket = connect({ ...COMMON, ...clientOptions(identity), socket: raw })
-    const refuse = (failure: TlsFailure, reason?: TlsReason): void => {
+    const stopTimers = (): void => {
       clearTimeout(timer)
+      stopListening()
+    }
+    const refuse = (failure: TlsFailure, reason?: TlsReason): void => {
+      stopTimers()
       socket.destroy()
       reject(tlsError(peer, failure, reason))
     }
     const timer = setTimeout(() => refuse({}, 'timeout'), LIMITS.tlsHandshakeMs)
+    const stopListening = whenSilent(raw, () => refuse({}, 'silent'))
     socket.on('error', (error: TlsFailure) => refuse(error, reasonOfClient(kind, error)))
     socket.on('close', () => refuse({}, 'closed'))
     socket.on('secureConnect', () => {
@@ -158,7 +181,7 @@ export function handshakeAsClient(raw: Socket, identity: ClientIdentity, peer: s
       const proved =
         kind === 'x509' ? hasCertificate(socket) : socket.isSessionReused() && !hasCertificate(socket)
       if (!socket.authorized || !proved) return refuse({}, kind === 'x509' ? 'no-certificate' : 'no-key')
-      clearTimeout(timer)
+      stopTimers()
       resolve(handedOver(socket))
     })
   })

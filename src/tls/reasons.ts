@@ -21,6 +21,7 @@ export const REASONS = {
   refused: 'it refused',
   closed:
     'it ended the connection during the handshake: it speaks no TLS, or does not accept our certificate or key',
+  silent: 'it has said nothing since it was connected',
   timeout: 'it did not end the handshake in time',
   broken: 'the encrypted connection broke',
 } as const satisfies Record<string, string>

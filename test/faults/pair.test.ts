@@ -268,6 +268,36 @@ test('cut again within the recovery, twice in a row: recovered', options, async 
   for (let seed = 1; seed <= Math.ceil(CUTS / 3); seed++) await recoverFromCuts(1000 + seed, 3)
 })
 
+/** Alive, connected, and silent: what it has said before the switch is the last that is heard. */
+const SILENT: Fault[] = [{ ...back, from: 'package', after: 1, action: { do: 'stall', ms: 20_000 } }]
+
+test('a destination that is silent after the switch is not waited for for ever', options, async () => {
+  const guest = await startPattern({ blocks: BLOCKS })
+  const pair = await beginThroughProxy(guest, {
+    ...{ postcopy: 'now', silenceTimeoutMs: 1000, plan: SILENT },
+  })
+  const startMs = performance.now()
+  const { source, destination } = await endOf(pair)
+  assert(performance.now() - startMs < 15_000)
+  assert(source.cause instanceof ChannelError, String(source.cause))
+  assert.match(source.error!, /said nothing and taken nothing for 1 s: it was awaited to/)
+  assert.equal(source.guestHere, false)
+  assert.equal(destination.guest, undefined)
+  await guest.destroy()
+})
+
+test('and is recovered, where that was asked for', options, async () => {
+  const guest = await startPattern({ blocks: BLOCKS })
+  const pair = await beginThroughProxy(guest, {
+    ...{ postcopy: 'now', silenceTimeoutMs: 1000, plan: SILENT, listen: unixPair, recovers: true },
+  })
+  const moved = assertMoved(await endOf(pair))
+  await guest.destroy()
+  await assertSoundAndEnd(moved)
+  pair.proxy.pages.assertEachPageOnce()
+  assert(pair.proxy.connections.length >= 2)
+})
+
 test(
   'a guest that has loaded its devices while the connection is lost is waited for all the same',
   options,

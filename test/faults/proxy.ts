@@ -138,6 +138,7 @@ export async function startFaultProxy({ listen, to, plan = [] }: ProxyOptions): 
     })
     from.on('end', () => {
       line.ended = true
+      if (line.direction === 'forward') connection.open = false // the source's next one is another attempt
       pump(connection, line)
     })
     from.on('error', () => {

@@ -44,6 +44,7 @@ const options: OutgoingOptions = {
   setupTimeoutMs: 1000,
   skip: [],
   recoverTimeMs: 0,
+  silenceTimeoutMs: undefined,
   preempt: false,
   push: { on: true, quietMs: 0, patienceMs: 0 },
 }
@@ -105,6 +106,7 @@ function sourceUnderTest(listenUri: string): SourceUnderTest {
       origin,
       status: createMachine('source', SOURCE_STATUS, new Int32Array(1), 0),
       stats,
+      silenceMs: 10_000,
       takeOrders: () => [],
     })
     for (const bitmap of o.dirty) bitmap.setRange(0, bitmap.length)
