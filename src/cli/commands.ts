@@ -119,7 +119,7 @@ export const RESUME_OPTIONS = {
     'TIME',
     duration,
     '500ms',
-    'wait no longer than this for a quiet time, and half of the time at most',
+    'for a guest that never ceases to ask, wait no longer than this',
   ),
   'max-bandwidth': withDefault('SIZE', size, '0', 'bytes a second for pages nobody asked for; 0 is no limit'),
   map: flag(

@@ -11,7 +11,7 @@ export interface ServeOptions {
   readonly push?: boolean
   /** Pages that were not asked for are sent only when nobody has asked for one in this time, ms. Default 10. */
   readonly quietMs?: number
-  /** A guest that never ceases to ask holds them up for this long at a stretch, and half of the time at most, ms. Default 500. */
+  /** A guest that never ceases to ask holds them up for no longer than this, ms. Default 500. */
   readonly patienceMs?: number
   /** Bytes a second for pages that were not asked for; 0 (default) is no limit. */
   readonly maxBandwidth?: number

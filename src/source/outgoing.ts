@@ -144,7 +144,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const yielding = createYielding(options.push)
   function onRequest(name: string, start: number, length: number): void {
     stats.requests++
-    yielding.asked(link.wokenMs)
+    yielding.noteRequest(link.wokenMs)
     if (tracing()) trace('migrate_handle_rp_req_pages', name, start, length)
     const block = byName.get(name)
     function bad(what: string): never {
@@ -232,7 +232,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     },
     set committed(value) {
       committed = value
-      yielding.asked(monotonicMs()) // the guest that starts there is about to ask
+      yielding.noteRequest(monotonicMs()) // the guest that starts there is about to ask
       pacer.bytesPerSecond = value ? limits.postcopy : limits.precopy
     },
     close() {

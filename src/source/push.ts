@@ -17,8 +17,8 @@ export function pushRemaining(o: Outgoing): void {
     serveRequests(o)
     report(o, left)
     if (!o.order.anyScanned()) break
-    const room = o.window.room()
     const nowMs = o.link.wokenMs
+    const room = o.window.room(o.yielding.asking(nowMs))
     const pauseMs = Math.max(o.pacer.waitMs(nowMs), o.yielding.waitMs(nowMs))
     if (room > 0 && pauseMs === 0) {
       confirmed(o, chunk++, pushChunk(o, room))

@@ -11,12 +11,12 @@ function simulate(bytesPerUs: number, delayUs: number): { queueUsMax: number; ut
   let busyUs = 0
   let queueUsMax = 0
   for (let value = 0; value < 4000; value++) {
-    while (window.room() === 0) {
+    while (window.room(true) === 0) {
       const first = flying.shift()!
       nowUs = Math.max(nowUs, first.at)
       window.acknowledged(first.value, nowUs)
     }
-    const bytes = window.room()
+    const bytes = window.room(true)
     const start = Math.max(nowUs, linkFreeUs)
     linkFreeUs = start + bytes / bytesPerUs
     busyUs += bytes / bytesPerUs
@@ -46,8 +46,8 @@ test('a slow link keeps no more than two of the smallest chunks queued', () => {
 /** Fills the window; the values of the chunks. */
 function fill(window: PushWindow): number[] {
   const values: number[] = []
-  for (let value = 10; window.room() > 0; value++) {
-    window.sent(value, window.room(), 0)
+  for (let value = 10; window.room(true) > 0; value++) {
+    window.sent(value, window.room(true), 0)
     values.push(value)
   }
   return values
@@ -58,7 +58,7 @@ test('a PONG answers for all that went before it: one that is lost keeps nothing
   const values = fill(window)
   assert(values.length > 2)
   window.acknowledged(values.at(-2)!, 100)
-  assert(window.room() > 0)
+  assert(window.room(true) > 0)
   const more = fill(window)
   assert(more.length >= values.length - 1, 'some of what was answered still counts')
 })
@@ -67,9 +67,35 @@ test('a PONG that answers nothing, or came before, changes nothing', () => {
   const window = createPushWindow()
   const values = fill(window)
   for (const value of [0, 9, values.at(-1)! + 1, 2 ** 32 - 1]) window.acknowledged(value, 100)
-  assert.equal(window.room(), 0)
+  assert.equal(window.room(true), 0)
   window.acknowledged(values[0]!, 100)
   const { windowBytes } = window
   window.acknowledged(values[0]!, 200)
   assert.equal(window.windowBytes, windowBytes)
+})
+
+test('PONGs that are late for a while do not leave the link idle', () => {
+  const window = createPushWindow()
+  let nowUs = 0
+  for (let value = 0; value < 100; value++) {
+    const late = value % 3 === 0
+    for (const sent of [value * 2, value * 2 + 1]) window.sent(sent, window.room(true), nowUs)
+    nowUs += late ? 10_000 : 400
+    window.acknowledged(value * 2 + 1, nowUs)
+  }
+  assert.ok(window.windowBytes > 256 * 1024, `${window.windowBytes}`)
+})
+
+test('while nobody asks the queue may be longer', () => {
+  const window = createPushWindow()
+  let nowUs = 0
+  for (let value = 0; value < 100; value++) {
+    window.sent(value, window.room(true), nowUs)
+    nowUs += 500
+    window.acknowledged(value, nowUs)
+  }
+  const asked = fill(window).length
+  window.acknowledged(2 ** 20, nowUs)
+  assert.ok(window.room(true) === 0 && window.room(false) > 0)
+  assert.ok(asked > 0)
 })

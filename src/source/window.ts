@@ -1,8 +1,10 @@
 // How much background data may be on its way unacknowledged. Pure; used by the source thread.
 //
 // A page that the guest waits for queues behind whatever was pushed before it. So the push goes out in chunks, each
-// followed by a PING, and the round trip of the PING says how long the queue is: near the shortest ever seen, the window
-// grows and a fast link fills; a millisecond above it, the queue is longer than a fault should wait, and it shrinks.
+// followed by a PING, and the PONGs tell two things: the shortest round trip there is, and the highest rate at which
+// chunks have arrived of late. Their product is what the link holds without a queue; the window is that, and the queue that
+// is tolerated. A PONG that is late because a machine is busy says nothing about the link, so it is the highest rate that
+// counts: a window that shrank with each late PONG would leave a fast link idle.
 
 const CHUNK_BYTES_MIN = 16 * 1024
 const CHUNK_BYTES_MAX = 256 * 1024
@@ -12,10 +14,17 @@ const WINDOW_BYTES_MAX = 64 * 1024 * 1024
 /** Queue that is tolerated: a millisecond, or on a link with delay a quarter of what a fault takes there anyway. */
 const QUEUE_US_MAX = 1000
 const QUEUE_ROUND_TRIPS_MAX = 0.25
+/** What it may be longer while nobody asks for pages. */
+const QUEUE_UNASKED_US = 3000
+/** The highest rate is forgotten after one to two of these. */
+const EPOCH_US = 100_000
 
 export interface PushWindow {
-  /** Bytes a chunk may have now: a quarter of the window, within bounds; 0 when the window is full. */
-  room(): number
+  /**
+   * Bytes a chunk may have now: a quarter of the window, within bounds; 0 when the window is full.
+   * `asked`: the guest is asking for pages, and they would have to wait.
+   */
+  room(asked: boolean): number
   /** A chunk of `bytes` went out at `nowUs`, followed by PING `value`. */
   sent(value: number, bytes: number, nowUs: number): void
   /** PONG `value` came: that chunk has arrived, and so have all that went before it. What answers no chunk says nothing. */
@@ -23,42 +32,51 @@ export interface PushWindow {
   readonly windowBytes: number
 }
 
+interface Chunk {
+  readonly bytes: number
+  readonly sentUs: number
+  /** The window was full with it: how fast it arrives is the link's doing, not ours. */
+  readonly full: boolean
+  /** All that had arrived when it was sent, and when that was known. */
+  readonly arrivedBytes: number
+  readonly arrivedUs: number
+}
+
 export function createPushWindow(): PushWindow {
-  const flying = new Map<number, { bytes: number; sentUs: number; full: boolean }>()
+  const flying = new Map<number, Chunk>()
+  const rate = createRecentMaximum()
   let flyingBytes = 0
+  let arrivedBytes = 0
+  let arrivedUs = 0
   let windowBytes = WINDOW_BYTES_START
   let roundTripUsMin = Number.POSITIVE_INFINITY
-  // The queue answers a smaller window one round trip later: chunks sent before the last cut do not count.
-  let cutAtUs = 0
-  let everCut = false
 
-  function adapt(chunk: { bytes: number; sentUs: number; full: boolean }, nowUs: number): void {
+  function adapt(chunk: Chunk, nowUs: number): void {
     const roundTripUs = nowUs - chunk.sentUs
     roundTripUsMin = Math.min(roundTripUsMin, roundTripUs)
+    const bytesPerUs = (arrivedBytes - chunk.arrivedBytes) / Math.max(1, nowUs - chunk.arrivedUs)
+    if (!chunk.full && bytesPerUs <= rate.value) return
+    rate.add(bytesPerUs, nowUs)
     const queueUsMax = Math.max(QUEUE_US_MAX, roundTripUsMin * QUEUE_ROUND_TRIPS_MAX)
-    if (roundTripUs - roundTripUsMin > queueUsMax) {
-      if (chunk.sentUs < cutAtUs) return
-      windowBytes = Math.max(WINDOW_BYTES_MIN, windowBytes * 0.75)
-      cutAtUs = nowUs
-      everCut = true
-    } else if (chunk.full) {
-      // Twice as much a round trip until the first queue was seen, then a chunk more each round trip.
-      const growth = everCut ? (chunk.bytes * chunk.bytes) / windowBytes : chunk.bytes
-      windowBytes = Math.min(WINDOW_BYTES_MAX, windowBytes + growth)
-    }
+    const noQueue = roundTripUs - roundTripUsMin < queueUsMax / 4
+    // As long as nothing queues, twice as much a round trip.
+    const wanted = noQueue ? windowBytes + chunk.bytes : rate.value * (roundTripUsMin + queueUsMax)
+    windowBytes = Math.min(WINDOW_BYTES_MAX, Math.max(WINDOW_BYTES_MIN, wanted))
   }
 
   return {
     get windowBytes() {
       return windowBytes
     },
-    room() {
-      if (flyingBytes >= windowBytes) return 0
+    room(asked) {
+      const bytes = asked ? windowBytes : windowBytes + rate.value * QUEUE_UNASKED_US
+      if (flyingBytes >= bytes) return 0
       return Math.max(CHUNK_BYTES_MIN, Math.min(CHUNK_BYTES_MAX, windowBytes / 4))
     },
     sent(value, bytes, nowUs) {
+      if (flying.size === 0) arrivedUs = nowUs
       flyingBytes += bytes
-      flying.set(value, { bytes, sentUs: nowUs, full: flyingBytes >= windowBytes })
+      flying.set(value, { bytes, sentUs: nowUs, full: flyingBytes >= windowBytes, arrivedBytes, arrivedUs })
     },
     acknowledged(value, nowUs) {
       const chunk = flying.get(value)
@@ -67,8 +85,30 @@ export function createPushWindow(): PushWindow {
         if (earlier > value) break // in the order in which they were sent
         flying.delete(earlier)
         flyingBytes -= bytes
+        arrivedBytes += bytes
       }
+      arrivedUs = nowUs
       adapt(chunk, nowUs)
+    },
+  }
+}
+
+/** The highest of the values that were added within the last epoch, and the one before. */
+function createRecentMaximum() {
+  let before = 0
+  let current = 0
+  let sinceUs = 0
+  return {
+    get value() {
+      return Math.max(before, current)
+    },
+    add(value: number, nowUs: number) {
+      if (nowUs - sinceUs > EPOCH_US) {
+        before = current
+        current = 0
+        sinceUs = nowUs
+      }
+      current = Math.max(current, value)
     },
   }
 }
