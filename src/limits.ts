@@ -34,6 +34,8 @@ export const LIMITS = {
   discardRangesPerCommand: 12,
   /** Page requests queued at the source before the return path is no longer read. */
   requestQueueMax: 65_536,
+  /** Pages in the group that a demanded page brings. */
+  aroundPagesMax: 4096,
   /** Largest host page that is assembled in memory, bytes. */
   hostPageBytesMax: 1024 * MiB,
   /** Guest threads whose blocktime is kept; more are served, but counted together. */

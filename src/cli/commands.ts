@@ -1,6 +1,7 @@
 // The commands of farfault as a table: what each is for, its options, and the module that does it. Pure; what a
 // command needs of the kernel is loaded only when it is run, so that help works anywhere.
 
+import { AROUND_PAGES, LIVE_ORDER_CHOICES, ORDER_CHOICES, ORDERS, type OrderChoice } from '../order/orders.js'
 import type { ExitCode } from './exit-codes.js'
 import { GUEST_OPTIONS } from './guest-options.js'
 import {
@@ -14,7 +15,7 @@ import {
   withDefault,
 } from './options.js'
 import { TLS_CONNECT_OPTIONS, TLS_LISTEN_OPTIONS, TLS_NOTE } from './tls-options.js'
-import { duration, durationOrForever, oneOf, size, text } from './values.js'
+import { count, duration, durationOrForever, oneOf, size, text } from './values.js'
 
 export interface Command extends OperandShape {
   readonly summary: string
@@ -51,6 +52,19 @@ const TRANSFER_OPTIONS = {
   ),
 } as const
 
+const AROUND = withDefault(
+  'COUNT',
+  count(1),
+  `${AROUND_PAGES}`,
+  'pages in the group that a demanded page brings, in the orders around it; a power of two',
+)
+
+/** The table of orders as a paragraph below the options. */
+const orderNote = (choices: readonly OrderChoice[], adaptive: string): string =>
+  `Orders of pages: ${choices
+    .map((choice) => `${choice}, ${choice === 'adaptive' ? adaptive : ORDERS[choice].summary}`)
+    .join('; ')}. A page that is asked for goes before all others in each of them.`
+
 const RECOVER_TIME = withDefault('TIME', duration, '5m', 'how long to try that')
 
 export const DEMO_OPTIONS = {
@@ -70,6 +84,13 @@ export const MIGRATE_OPTIONS = {
   ...GUEST_OPTIONS,
   after: withDefault('TIME', duration, '500ms', 'how long the guest runs before it moves'),
   ...TRANSFER_OPTIONS,
+  order: withDefault(
+    'NAME',
+    oneOf(LIVE_ORDER_CHOICES),
+    'adaptive',
+    'in which order pages go after the switch',
+  ),
+  'around-pages': AROUND,
   ...TLS_CONNECT_OPTIONS,
   recover: optional('URI', text, 'when the connection is lost after the switch, reconnect there and go on'),
   'recover-time': RECOVER_TIME,
@@ -116,6 +137,8 @@ export const RESUME_OPTIONS = {
     'send other pages only when none has been asked for in this time',
   ),
   'max-bandwidth': withDefault('SIZE', size, '0', 'bytes a second for pages nobody asked for; 0 is no limit'),
+  order: withDefault('NAME', oneOf(ORDER_CHOICES), 'adaptive', 'in which order pages go'),
+  'around-pages': AROUND,
   map: flag(
     'map RAM privately from the image where QEMU can (8.1 or newer): nothing is served, no process stays behind',
   ),
@@ -195,6 +218,7 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
         'holds RAM that the guest still needs: it goes on, and only a second ctrl-C within 5 s abandons the guest.',
       'If the migration fails before the switch, the guest runs on here: that is shown, the guest is stopped, and its RAM is ' +
         'checked; with --keep it runs until ctrl-C.',
+      orderNote(LIVE_ORDER_CHOICES, 'linear'),
       TLS_NOTE,
     ],
     examples: [
@@ -212,6 +236,7 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       'The program is the QEMU command of the save: the same machine, memory and devices. -incoming defer and a QMP socket ' +
         'are added. QEMU runs in the foreground; its RAM is served on demand, and the rest behind it.',
       'One image can be resumed many times at once.',
+      orderNote(ORDER_CHOICES, 'recorded-around where there is a record, and otherwise fault-around'),
       'With --to tcp: and --tls-dir that QEMU has its migration parameter tls-creds set (endpoint=server).',
       TLS_NOTE,
     ],

@@ -44,6 +44,8 @@ const options = (values: ResumeValues) => ({
   push: !values['no-push'],
   quietMs: values['quiet-time'],
   maxBandwidth: values['max-bandwidth'],
+  order: values.order,
+  aroundPages: values['around-pages'],
   verify: !values['no-verify'],
   preempt: values.preempt,
   recoverTimeMs: values['recover-time'],

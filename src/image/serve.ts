@@ -1,6 +1,7 @@
 // Serves a parked VM to a destination that resumes it: plays the postcopy source from the image. Main thread.
 
 import { assertAtLeastZero, LIMITS } from '../limits.js'
+import { chooseOrder, type OrderChoice, orderSpec } from '../order/orders.js'
 import { type Source, startSource } from '../source/start-source.js'
 import type { TlsConnectOptions } from '../tls/tunnel.js'
 import { openImage } from './image.js'
@@ -11,6 +12,10 @@ export interface ServeOptions {
   readonly push?: boolean
   /** Pages that were not asked for are sent only when nobody has asked for one in this time, ms. Default 10. */
   readonly quietMs?: number
+  /** In which order pages go: a name of `ORDERS`. Default `adaptive`. */
+  readonly order?: OrderChoice
+  /** Pages in the group that a demanded page brings, where the order says that it does. Default 64. */
+  readonly aroundPages?: number
   /** Bytes a second for pages that were not asked for; 0 (default) is no limit. */
   readonly maxBandwidth?: number
   /** Compare page data with the sidecar's checksums before it is sent. Default true. */
@@ -41,7 +46,13 @@ export interface ServedImage {
  */
 export function serveImage(path: string, options: ServeOptions = {}): ServedImage {
   const { push = true, quietMs = 10, maxBandwidth = 0, verify = true, setupTimeoutMs = 10_000 } = options
-  const { recoverTimeMs = LIMITS.recoverMs, preempt = false, mapped } = options
+  const {
+    recoverTimeMs = LIMITS.recoverMs,
+    preempt = false,
+    mapped,
+    order = 'adaptive',
+    aroundPages,
+  } = options
   assertAtLeastZero({ quietMs, maxBandwidth, setupTimeoutMs, recoverTimeMs })
   const image = openImage(path)
   const { capabilities: _, ...configuration } = image.configuration
@@ -65,6 +76,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         skip: mapped === undefined ? [] : [mapped],
         preempt,
         recoverTimeMs,
+        order: orderSpec(chooseOrder(order, { record: false, recording: false }), aroundPages),
         push: { on: push, quietMs },
       },
     },

@@ -2,6 +2,8 @@
 
 import { CancelledError, ProtocolError } from '../errors.js'
 import type { Machine } from '../machine.js'
+import type { OrderSpec } from '../order/orders.js'
+import { createPageOrder, type PageOrder } from '../order/page-order.js'
 import { monotonicMs, monotonicUs } from '../os/clock.js'
 import type { Wake } from '../os/wake.js'
 import { type Bitmap, createBitmap } from '../ram/bitmap.js'
@@ -20,7 +22,6 @@ import {
 import { createLink, type Link } from './link.js'
 import type { Origin } from './origin.js'
 import { createPacer, type Pacer } from './pacer.js'
-import { createPageOrder, type PageOrder } from './page-order.js'
 import type { SOURCE_STATS } from './report.js'
 import { createSender, type Sender } from './sender.js'
 import type { SOURCE_STATUS } from './status.js'
@@ -63,6 +64,8 @@ export interface OutgoingOptions {
   readonly preempt: boolean
   /** How long to try to reconnect, where that was asked for, ms. */
   readonly recoverTimeMs: number
+  /** In which order pages go. */
+  readonly order: OrderSpec
   /** After the switch, what is pushed without being asked for. */
   readonly push: {
     /** False: nothing; pages are served on demand until the destination closes the connection. */
@@ -123,6 +126,8 @@ export interface OutgoingParts {
   readonly origin: Origin
   readonly status: Machine<typeof SOURCE_STATUS>
   readonly stats: Stats<(typeof SOURCE_STATS)[number]>
+  /** Pages that earlier runs asked for: numbers among those of all blocks, in the order of their first use. */
+  readonly recorded?: Uint32Array | undefined
   takeOrders(): Order[]
 }
 
@@ -132,7 +137,14 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const populated = blocks.map((block) => createBitmap(block.pages))
   const byName = new Map(blocks.map((block) => [block.name, block]))
   const background = parts.origin.pushZeroPages ? dirty : blocks.map((block) => createBitmap(block.pages))
-  const order = createPageOrder(blocks, dirty, () => outgoing.committed, background)
+  const order = createPageOrder({
+    spec: options.order,
+    blocks,
+    dirty,
+    background,
+    recorded: parts.recorded,
+    wholeHostPages: () => outgoing.committed,
+  })
   const window = createPushWindow()
   const pacer = createPacer(options.maxBandwidth, monotonicMs())
   const pongs = new Map<number, number>()
@@ -272,7 +284,7 @@ function isZero(o: Outgoing, block: RamBlock, page: number): boolean {
 
 /** Puts the page that `order` has picked into a sender. */
 export function sendPick(o: Outgoing, sender: Sender = o.sender): void {
-  const { blockIndex, page, pages, requested } = o.order.pick
+  const { blockIndex, page, pages, reason } = o.order.pick
   const block = o.blocks[blockIndex]!
   const before = sender.bytes
   for (let p = page; p < page + pages; p++) {
@@ -284,7 +296,8 @@ export function sendPick(o: Outgoing, sender: Sender = o.sender): void {
       o.stats.pagesNormal++
     }
   }
-  if (requested) o.stats.pagesRequested += pages
+  if (reason === 'requested') o.stats.pagesRequested += pages
+  else if (reason === 'likely') o.stats.pagesLikely += pages
   o.pacer.charge(sender.bytes - before)
 }
 

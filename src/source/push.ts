@@ -19,9 +19,11 @@ export function pushRemaining(o: Outgoing): void {
     if (!o.order.anyScanned()) break
     const room = o.window.room()
     const nowMs = o.link.wokenMs
-    const pauseMs = Math.max(o.pacer.waitMs(nowMs), quietMsLeft(o, nowMs))
+    // What is likely to be asked for does not wait until nothing is.
+    const likely = o.order.anyLikely()
+    const pauseMs = Math.max(o.pacer.waitMs(nowMs), likely ? 0 : quietMsLeft(o, nowMs))
     if (room > 0 && pauseMs === 0) {
-      const bytes = pushChunk(o, room)
+      const bytes = pushChunk(o, room, likely ? o.order.nextLikely : o.order.nextScanned)
       o.sender.control(encodeCommand({ name: 'PING', value: chunk }))
       o.window.sent(chunk++, bytes, monotonicUs())
       o.sender.flush()
@@ -75,10 +77,10 @@ function serveRequests(o: Outgoing): void {
   o.urgent.flush()
 }
 
-/** The next pages of the scan, up to `room` bytes. Returns the bytes. */
-function pushChunk(o: Outgoing, room: number): number {
+/** The next pages, up to `room` bytes. Returns the bytes. */
+function pushChunk(o: Outgoing, room: number, next: () => boolean): number {
   const start = o.sender.bytes
-  while (o.sender.bytes - start < room && o.order.nextScanned()) sendPick(o)
+  while (o.sender.bytes - start < room && next()) sendPick(o)
   return o.sender.bytes - start
 }
 

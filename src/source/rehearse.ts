@@ -23,6 +23,7 @@ import { switchToPostcopy } from './switchover.js'
 /** Few enough that all of it fits into a socket's buffer: nobody reads. */
 const PAGES = 16
 const BLOCK = 'rehearsal'
+const RECORDED = Uint32Array.of(1, 12)
 
 const pong = (value: number): ReturnMessage => ({ name: 'PONG', value })
 const ANSWERS: readonly ReturnMessage[] = [
@@ -55,6 +56,7 @@ export function rehearse(options: OutgoingOptions): void {
     origin: stagedOrigin(createZeroTest(blocks[0]!)),
     status,
     stats: createStats(SOURCE_STATS, new SharedArrayBuffer(statsBytes(SOURCE_STATS))),
+    recorded: RECORDED,
     takeOrders: () => [],
   })
   try {

@@ -183,7 +183,12 @@ export function runSource(
       totalMs: p.startUs === 0 ? 0 : (endUs - p.startUs) / 1000,
       stoppedAtUs: stopped?.realtimeUs ?? 0,
       passes: stats.passes,
-      pages: { normal: stats.pagesNormal, zero: stats.pagesZero, requested: stats.pagesRequested },
+      pages: {
+        normal: stats.pagesNormal,
+        zero: stats.pagesZero,
+        requested: stats.pagesRequested,
+        likely: stats.pagesLikely,
+      },
       requests: stats.requests,
       bytes: stats.bytesSent,
     }
