@@ -26,9 +26,11 @@ export type {
 } from './guest/guest.js'
 export { type GuestEvents, type GuestHandle, type GuestSpec, startGuest } from './guest/guest-handle.js'
 export { type ConvertOptions, convertStream } from './image/convert.js'
+export type { DemandOptions, DemandReport } from './image/demand.js'
 export {
   type InspectedBlock,
   type InspectedSection,
+  type InspectedWorkingSet,
   type InspectOptions,
   type InspectReport,
   inspectFile,

@@ -139,6 +139,11 @@ export const RESUME_OPTIONS = {
   'max-bandwidth': withDefault('SIZE', size, '0', 'bytes a second for pages nobody asked for; 0 is no limit'),
   order: withDefault('NAME', oneOf(ORDER_CHOICES), 'adaptive', 'in which order pages go'),
   'around-pages': AROUND,
+  record: flag(
+    'add to the working set beside the image which pages the VM asks for; by default when it has none yet',
+  ),
+  'no-record': flag('write no working set; one that is there is used'),
+  'record-time': withDefault('TIME', duration, '10s', 'a record ends then, if the VM has not settled before'),
   map: flag(
     'map RAM privately from the image where QEMU can (8.1 or newer): nothing is served, no process stays behind',
   ),
@@ -236,7 +241,13 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       'The program is the QEMU command of the save: the same machine, memory and devices. -incoming defer and a QMP socket ' +
         'are added. QEMU runs in the foreground; its RAM is served on demand, and the rest behind it.',
       'One image can be resumed many times at once.',
-      orderNote(ORDER_CHOICES, 'recorded-around where there is a record, and otherwise fault-around'),
+      'The first run notes which pages the VM asks for, until it has asked for nothing new in a second, in IMAGE.workingset.json; ' +
+        'later ones send these first. Runs with --record add to it. It is bound to the image: of another one it is ignored. ' +
+        'With --record --no-push it is complete, and good for replay.',
+      orderNote(
+        ORDER_CHOICES,
+        'recorded-around where there is a working set, linear while one is recorded, fault-around otherwise',
+      ),
       'With --to tcp: and --tls-dir that QEMU has its migration parameter tls-creds set (endpoint=server).',
       TLS_NOTE,
     ],

@@ -2,7 +2,7 @@
 
 import type { Bitmap } from '../ram/bitmap.js'
 import { createBitmap } from '../ram/bitmap.js'
-import { type RamBlock, totalPages } from '../ram/block.js'
+import { blockOfPage, type RamBlock, totalPages } from '../ram/block.js'
 import type { Finder } from './place.js'
 
 /** The list, and which pages are in it. */
@@ -30,7 +30,7 @@ export function createRecordedPages(
       for (; next < list.length; next++) {
         const flat = list[next]!
         if (flat >= known.length) continue
-        if (flat < block.firstPage || flat >= block.firstPage + block.pages) block = blockOf(blocks, flat)
+        if (flat < block.firstPage || flat >= block.firstPage + block.pages) block = blockOfPage(blocks, flat)
         const page = flat - block.firstPage
         if (!dirty[block.index]!.get(page)) continue
         place.blockIndex = block.index
@@ -41,6 +41,3 @@ export function createRecordedPages(
     },
   }
 }
-
-const blockOf = (blocks: readonly RamBlock[], flat: number): RamBlock =>
-  blocks.findLast(({ firstPage }) => firstPage <= flat)!

@@ -4,6 +4,7 @@ import { CancelledError, ProtocolError } from '../errors.js'
 import type { Machine } from '../machine.js'
 import type { OrderSpec } from '../order/orders.js'
 import { createPageOrder, type PageOrder } from '../order/page-order.js'
+import type { Recorder } from '../order/recorder.js'
 import { monotonicMs, monotonicUs } from '../os/clock.js'
 import type { Wake } from '../os/wake.js'
 import { type Bitmap, createBitmap } from '../ram/bitmap.js'
@@ -106,6 +107,8 @@ export interface Outgoing {
   bytesBefore: number
   /** What the destination has said since it was asked for what it has; undefined when it was not asked. */
   recovery: Recovery | undefined
+  /** Where it is noted what is asked for. */
+  readonly recorder?: Recorder | undefined
   /** PINGs answered, and when (CLOCK_MONOTONIC, µs). */
   readonly pongs: Map<number, number>
   close(): void
@@ -128,6 +131,8 @@ export interface OutgoingParts {
   readonly stats: Stats<(typeof SOURCE_STATS)[number]>
   /** Pages that earlier runs asked for: numbers among those of all blocks, in the order of their first use. */
   readonly recorded?: Uint32Array | undefined
+  /** Where it is noted what is asked for. */
+  readonly recorder?: Recorder | undefined
   takeOrders(): Order[]
 }
 
@@ -165,8 +170,9 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     if (block === undefined) bad('a page of a RAM block that does not exist')
     if (start % TARGET_PAGE_BYTES !== 0 || length % TARGET_PAGE_BYTES !== 0) bad('pages that are not aligned')
     if (length === 0 || start + length > block.length) bad('pages outside of the RAM block')
-    if (!order.request(block.index, start / TARGET_PAGE_BYTES, length / TARGET_PAGE_BYTES))
-      bad('too many pages at once')
+    const [page, pages] = [start / TARGET_PAGE_BYTES, length / TARGET_PAGE_BYTES]
+    if (!order.request(block.index, page, pages)) bad('too many pages at once')
+    parts.recorder?.note(block.firstPage + page, pages, lastRequestMs)
   }
 
   function onWake(): void {
@@ -240,6 +246,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     set committed(value) {
       committed = value
       lastRequestMs = monotonicMs() // the guest that starts there is about to ask
+      parts.recorder?.begin(lastRequestMs)
       pacer.bytesPerSecond = value ? limits.postcopy : limits.precopy
     },
     close() {

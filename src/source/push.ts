@@ -2,11 +2,18 @@
 // in front of a request. Source thread.
 
 import { ChannelError } from '../errors.js'
+import { AROUND_PAGES } from '../order/orders.js'
 import { monotonicUs } from '../os/clock.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { encodeCommand } from '../wire/messages.js'
 import { END_OF_STREAM } from '../wire/sections.js'
 import { type Outgoing, PING, remainingBytes, sendPick, sentBytes } from './outgoing.js'
+
+/**
+ * What is likely goes in chunks of at least a whole group, even where the window is small: in parts it comes too late. A busy
+ * destination has a small window and yet places a group in the time of a few faults.
+ */
+const LIKELY_BYTES = AROUND_PAGES * TARGET_PAGE_BYTES
 
 /** Returns when every page has gone out and the stream is ended. */
 export function pushRemaining(o: Outgoing): void {
@@ -23,7 +30,9 @@ export function pushRemaining(o: Outgoing): void {
     const likely = o.order.anyLikely()
     const pauseMs = Math.max(o.pacer.waitMs(nowMs), likely ? 0 : quietMsLeft(o, nowMs))
     if (room > 0 && pauseMs === 0) {
-      const bytes = pushChunk(o, room, likely ? o.order.nextLikely : o.order.nextScanned)
+      const bytes = likely
+        ? pushChunk(o, Math.max(room, LIKELY_BYTES), o.order.nextLikely)
+        : pushChunk(o, room, o.order.nextScanned)
       o.sender.control(encodeCommand({ name: 'PING', value: chunk }))
       o.window.sent(chunk++, bytes, monotonicUs())
       o.sender.flush()
@@ -61,7 +70,7 @@ export function serveOnDemand(o: Outgoing): void {
     serveRequests(o)
     o.stats.bytesSent = sentBytes(o)
     try {
-      o.link.pump(-1)
+      o.link.pump(o.recorder?.settle(o.link.wokenMs) ?? -1)
     } catch (error) {
       if (error instanceof ChannelError && o.pongs.has(PING.loaded)) return
       throw error
