@@ -47,6 +47,7 @@ export {
   type ProbeReport,
   probeHost,
 } from './os/probe.js'
+export { type ReplayOptions, type ReplayReport, replayTrace } from './replay/replay.js'
 export type { SourceReport, SourceStatus } from './source/report.js'
 export { type MigrateOptions, migrate } from './source/source.js'
 export type { Migration } from './source/start-source.js'

@@ -32,6 +32,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   source: [...ENGINE, 'order/'],
   destination: ENGINE,
   image: ['wire/', 'ram/', 'order/', 'os/', 'tls/', 'source/', ...GUEST_INTERFACE],
+  replay: ['ram/', 'order/', 'source/window.ts', 'image/working-set-file.ts'],
   qemu: [],
   vm: ['image/', 'order/', 'qemu/', 'source/', 'os/', 'tls/'],
   cli: ['index.ts', 'qemu/', 'order/orders.ts', 'os/leave.ts'],

@@ -1,7 +1,14 @@
 // The commands of farfault as a table: what each is for, its options, and the module that does it. Pure; what a
 // command needs of the kernel is loaded only when it is run, so that help works anywhere.
 
-import { AROUND_PAGES, LIVE_ORDER_CHOICES, ORDER_CHOICES, ORDERS, type OrderChoice } from '../order/orders.js'
+import {
+  AROUND_PAGES,
+  LIVE_ORDER_CHOICES,
+  ORDER_CHOICES,
+  ORDER_NAMES,
+  ORDERS,
+  type OrderChoice,
+} from '../order/orders.js'
 import type { ExitCode } from './exit-codes.js'
 import { GUEST_OPTIONS } from './guest-options.js'
 import {
@@ -60,7 +67,7 @@ const AROUND = withDefault(
 )
 
 /** The table of orders as a paragraph below the options. */
-const orderNote = (choices: readonly OrderChoice[], adaptive: string): string =>
+const orderNote = (choices: readonly OrderChoice[], adaptive = ''): string =>
   `Orders of pages: ${choices
     .map((choice) => `${choice}, ${choice === 'adaptive' ? adaptive : ORDERS[choice].summary}`)
     .join('; ')}. A page that is asked for goes before all others in each of them.`
@@ -187,6 +194,24 @@ export const INSPECT_OPTIONS = {
   help: HELP,
 } as const
 
+export const REPLAY_OPTIONS = {
+  bandwidth: optional(
+    'SIZE',
+    size,
+    'bytes a second that source, link and destination carry; by default what the last run measured, or else 300M; 0 is no limit',
+  ),
+  'round-trip': withDefault('TIME', duration, '0', 'what the link adds to the time of a fault'),
+  'quiet-time': withDefault('TIME', duration, '10ms', 'as for resume'),
+  'around-pages': AROUND,
+  'working-set': optional(
+    'FILE',
+    text,
+    'what the recorded orders send first; by default the trace itself, which is the best case',
+  ),
+  json: JSON_FLAG,
+  help: HELP,
+} as const
+
 export const PROBE_OPTIONS = { json: JSON_FLAG, help: HELP } as const
 
 export const COMMANDS: Readonly<Record<string, Command>> = {
@@ -287,6 +312,23 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     notes: [],
     examples: ['farfault inspect vm.img', 'farfault inspect vm.img --verify --json'],
     load: async () => (await import('./inspect.js')).inspectCommand,
+  }),
+  replay: command({
+    summary: 'say what each order of pages would cost a recorded guest, without running it',
+    options: REPLAY_OPTIONS,
+    operands: ['TRACE'],
+    notes: [
+      'A trace is a working set with its times, as resume --record writes it: IMAGE.workingset.json. Of a run with --no-push it has ' +
+        'every page that the guest touched. The guest of the model touches one page after the other and calculates in between as ' +
+        'long as it did then; a page that is there costs nothing, and one that is not what a fault cost then, with --round-trip ' +
+        'and what is on the link before it on top.',
+      orderNote(ORDER_NAMES),
+    ],
+    examples: [
+      'farfault replay vm.img.workingset.json',
+      'farfault replay vm.img.workingset.json --bandwidth 100M --round-trip 20ms --json',
+    ],
+    load: async () => (await import('./replay.js')).replayCommand,
   }),
   probe: command({
     summary: 'say whether this host can receive a guest by postcopy, and what to change if not',

@@ -5,7 +5,7 @@ import type { INSPECT_OPTIONS } from './commands.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import type { Operands, Values } from './options.js'
 import { createProgressLine } from './progress-line.js'
-import { bytes, counted, milliseconds, number } from './text.js'
+import { bytes, counted, milliseconds, number, table } from './text.js'
 
 export async function inspectCommand(values: Values<typeof INSPECT_OPTIONS> & Operands): Promise<ExitCode> {
   const line = createProgressLine(true)
@@ -94,16 +94,3 @@ const describeRecords = (records: NonNullable<InspectedBlock['records']>): strin
     .filter(([, count]) => count > 0)
     .map(([kind, count]) => `${number(count)} ${kind}`)
     .join(', ')
-
-/** Columns as wide as their widest cell: the first and texts at the left, numbers at the right. */
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
-  const widths = head.map((name, column) =>
-    Math.max(name.length, ...rows.map((row) => (row[column] ?? '').length)),
-  )
-  return [head, ...rows].map((row) =>
-    row
-      .map((cell, column) => (column === 0 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!)))
-      .join('  ')
-      .replace(/^/, '  '),
-  )
-}

@@ -47,6 +47,8 @@ export interface Run {
   readonly late: number
   /** Pages that were asked for, and not in the working set. */
   readonly missed: number
+  /** How fast the destination took what was pushed; 0 when nothing was. */
+  readonly bytesPerSecond: number
 }
 
 export interface WorkingSetBlock {
@@ -124,7 +126,15 @@ const FILE: Fields = {
 }
 const IMAGE: Fields = { bytes: count, metadataCrc32: digits(1) }
 const BLOCK: Fields = { name: text, pages: upTo(LIMITS.ramBytesMax / 4096), present: base64 }
-const RUN: Fields = { at: time, host: text, order: served, ahead: count, late: count, missed: count }
+const RUN: Fields = {
+  at: time,
+  host: text,
+  order: served,
+  ahead: count,
+  late: count,
+  missed: count,
+  bytesPerSecond: count,
+}
 
 /** As the JSON has it. */
 interface Written {
@@ -238,6 +248,7 @@ export const describeRun = ({ record, order }: NewRun): Run => ({
   ahead: record.ahead,
   late: record.late,
   missed: record.pages.length - record.late,
+  bytesPerSecond: Math.round(record.bytesPerSecond),
 })
 
 /**

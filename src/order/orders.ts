@@ -58,6 +58,12 @@ export const LIVE_ORDER_CHOICES: readonly LiveOrderChoice[] = ORDER_CHOICES.filt
 /** Pages in a group unless the user says otherwise: 256 KiB. */
 export const AROUND_PAGES = 64
 
+/**
+ * What is likely goes in chunks of at least so many pages, even where the window is small: in parts it comes too late. A busy
+ * destination has a small window, and yet places so much in the time of a few faults.
+ */
+export const LIKELY_CHUNK_PAGES = AROUND_PAGES
+
 /** What is known when the choice is made. */
 export interface Known {
   /** Which pages earlier runs asked for. */

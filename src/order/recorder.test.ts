@@ -9,6 +9,7 @@ function setUp(changes: Partial<RecorderParts> = {}) {
   const records: DemandRecord[] = []
   const recorder = createRecorder({
     ...{ totalPages: 1000, known: new Uint32Array(0), settleMs: 100, maxMs: 1000, isSent: () => false },
+    bytesPerSecond: () => 5,
     done: (record) => records.push(record),
     ...changes,
   })
@@ -71,7 +72,7 @@ test('what was known is counted: late when it was asked for, ahead when it was s
 const recordOf = (...entries: [page: number, atUs: number][]): DemandRecord => ({
   pages: Uint32Array.from(entries, ([page]) => page),
   atUs: Uint32Array.from(entries, ([, atUs]) => atUs),
-  ...{ late: 0, ahead: 0 },
+  ...{ late: 0, ahead: 0, bytesPerSecond: 0 },
 })
 const rows = ({ pages, firstUs, seen }: WorkingSet) =>
   [...pages].map((page, i) => [page, firstUs[i], seen[i]])
@@ -120,7 +121,7 @@ test('of too many pages those go that were asked for once and late', () => {
   const many = mergeRecord(twice, {
     pages: Uint32Array.from({ length: max }, (_, i) => i + 2),
     atUs: Uint32Array.from({ length: max }, (_, i) => i + 2),
-    ...{ late: 0, ahead: 0 },
+    ...{ late: 0, ahead: 0, bytesPerSecond: 0 },
   })
   assert.equal(many.pages.length, max)
   assert.ok(many.pages.includes(0) && many.pages.includes(1))

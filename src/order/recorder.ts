@@ -13,6 +13,8 @@ export interface DemandRecord {
   readonly late: number
   /** Pages that earlier runs had asked for, and which were sent without being asked for. */
   readonly ahead: number
+  /** How fast the destination took what was pushed; 0 when nothing was. */
+  readonly bytesPerSecond: number
 }
 
 export interface RecordLimits {
@@ -29,6 +31,8 @@ export interface RecorderParts extends RecordLimits {
   readonly known: Uint32Array
   /** Has it gone out? */
   isSent(page: number): boolean
+  /** How fast the destination has taken what was pushed. */
+  bytesPerSecond(): number
   /** Called once, with the record, if the guest has run. */
   done(record: DemandRecord): void
 }
@@ -52,7 +56,7 @@ export function createRecorder(parts: RecorderParts): Recorder {
   // Memory that is not touched costs nothing.
   const pages = new Uint32Array(capacity)
   const atUs = new Uint32Array(capacity)
-  const asked = createBitmap(totalPages)
+  const seen = createBitmap(totalPages)
   let count = 0
   let startMs = -1
   let lastMs = 0
@@ -63,10 +67,11 @@ export function createRecorder(parts: RecorderParts): Recorder {
     ended = true
     let [late, ahead] = [0, 0]
     for (const page of known) {
-      if (asked.get(page)) late++
+      if (seen.get(page)) late++
       else if (parts.isSent(page)) ahead++
     }
-    parts.done({ pages: pages.slice(0, count), atUs: atUs.slice(0, count), late, ahead })
+    const [asked, when] = [pages.slice(0, count), atUs.slice(0, count)]
+    parts.done({ pages: asked, atUs: when, late, ahead, bytesPerSecond: parts.bytesPerSecond() })
   }
 
   function settle(nowMs: number): number {
@@ -86,9 +91,9 @@ export function createRecorder(parts: RecorderParts): Recorder {
     note(page, many, nowMs) {
       if (settle(nowMs) < 0) return
       for (let p = page; p < page + many; p++) {
-        if (asked.get(p)) continue
+        if (seen.get(p)) continue
         if (count === capacity) return end()
-        asked.set(p)
+        seen.set(p)
         pages[count] = p
         atUs[count] = Math.min(US_MAX, (nowMs - startMs) * 1000)
         count++

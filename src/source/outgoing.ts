@@ -20,13 +20,14 @@ import {
   encodeHeader,
   encodeSectionStart,
 } from '../wire/sections.js'
+import { type MeteredWindow, meter } from './carried.js'
 import { createLink, type Link } from './link.js'
 import type { Origin } from './origin.js'
 import { createPacer, type Pacer } from './pacer.js'
 import type { SOURCE_STATS } from './report.js'
 import { createSender, type Sender } from './sender.js'
 import type { SOURCE_STATUS } from './status.js'
-import { createPushWindow, type PushWindow } from './window.js'
+import { createPushWindow } from './window.js'
 
 /** PING values. 1 to 4 stand where QEMU's stand; from CHUNKS on each pushed chunk has one. */
 export const PING = {
@@ -87,7 +88,7 @@ export interface Outgoing {
   /** Where requested pages go: a channel of their own (postcopy-preempt), or `sender`. */
   readonly urgent: Sender
   readonly order: PageOrder
-  readonly window: PushWindow
+  readonly window: MeteredWindow
   readonly pacer: Pacer
   /** Still to send: never sent, or written since. */
   readonly dirty: readonly Bitmap[]
@@ -150,7 +151,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     recorded: parts.recorded,
     wholeHostPages: () => outgoing.committed,
   })
-  const window = createPushWindow()
+  const window = meter(createPushWindow())
   const pacer = createPacer(options.maxBandwidth, monotonicMs())
   const pongs = new Map<number, number>()
 

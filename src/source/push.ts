@@ -2,18 +2,14 @@
 // in front of a request. Source thread.
 
 import { ChannelError } from '../errors.js'
-import { AROUND_PAGES } from '../order/orders.js'
+import { LIKELY_CHUNK_PAGES } from '../order/orders.js'
 import { monotonicUs } from '../os/clock.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { encodeCommand } from '../wire/messages.js'
 import { END_OF_STREAM } from '../wire/sections.js'
 import { type Outgoing, PING, remainingBytes, sendPick, sentBytes } from './outgoing.js'
 
-/**
- * What is likely goes in chunks of at least a whole group, even where the window is small: in parts it comes too late. A busy
- * destination has a small window and yet places a group in the time of a few faults.
- */
-const LIKELY_BYTES = AROUND_PAGES * TARGET_PAGE_BYTES
+const LIKELY_BYTES = LIKELY_CHUNK_PAGES * TARGET_PAGE_BYTES
 
 /** Returns when every page has gone out and the stream is ended. */
 export function pushRemaining(o: Outgoing): void {

@@ -237,6 +237,7 @@ function recorderFor(
       const { index, firstPage } = blockOfPage(blocks, page)
       return !p.outgoing!.dirty[index]!.get(page - firstPage)
     },
+    bytesPerSecond: () => p.outgoing!.window.bytesPerSecond,
     done: (record) => tell({ record }),
   })
 }

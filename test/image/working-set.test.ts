@@ -35,7 +35,7 @@ import { makeImage } from './saved.js'
 const recordOf = (pages: readonly number[], counts: Partial<DemandRecord> = {}): DemandRecord => ({
   pages: Uint32Array.from(pages),
   atUs: Uint32Array.from(pages, (_, i) => 100 * i),
-  ...{ late: 0, ahead: 0 },
+  ...{ late: 0, ahead: 0, bytesPerSecond: 1000 },
   ...counts,
 })
 
