@@ -3,7 +3,7 @@
 
 import { ImageError } from '../errors.js'
 import { LIMITS } from '../limits.js'
-import { chooseOrder, type OrderChoice, type OrderName } from '../order/orders.js'
+import { chooseOrder, ORDERS, type OrderChoice, type OrderName } from '../order/orders.js'
 import type { DemandRecord, RecordLimits } from '../order/recorder.js'
 import type { Image } from './image.js'
 import { workingSetPath } from './sidecar.js'
@@ -22,8 +22,8 @@ export interface DemandOptions {
   /** In which order pages go: a name of `ORDERS`. Default `adaptive`. */
   readonly order?: OrderChoice
   /**
-   * Add to the working set beside the image which pages the VM asks for. By default that is done when there is none; with
-   * false nothing is written.
+   * Add to the working set beside the image which pages the VM asks for. By default that is done when there is none, and the
+   * order does not bring pages that nobody asked for around those that somebody did; with false nothing is written.
    */
   readonly record?: boolean
   /** A record ends after this time, ms, if the VM has not settled before. Default 10000. */
@@ -69,8 +69,13 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
   const problems: string[] = []
   const identity = identify(image)
   const known = readIfSound(identity, problems)
-  const keep = wanted ?? known === undefined
-  const order = chooseOrder(choice, { record: known !== undefined, recording: keep })
+  const order = chooseOrder(
+    choice,
+    known !== undefined ? 'record' : wanted === false ? 'nothing' : 'recording',
+  )
+  // Neighbours that come along are never asked for: a record of them would lack most of what the VM needs.
+  const complete = !push || !ORDERS[order].around
+  const keep = wanted ?? (known === undefined && complete)
   const how = push ? order : 'on-demand'
   let run: DemandReport['run'] = null
   let written: DemandReport['written'] = null
@@ -84,7 +89,8 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
       const described = describeRun(seen)
       run = { ...described, asked: record.pages.length, hitRate: hitRate(described) ?? null }
       try {
-        written = sizeOf(file, addRun(identity, seen))
+        const set = addRun(identity, seen)
+        written = set === undefined ? null : sizeOf(file, set)
       } catch (error) {
         problems.push(`the working set was not written: ${messageOf(error)}`)
       }

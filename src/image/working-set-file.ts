@@ -253,19 +253,20 @@ export const describeRun = ({ record, order }: NewRun): Run => ({
 
 /**
  * Merges a run into the file as it is now: other runs of the image may have written it meanwhile. Its name changes at once.
- * Returns what is in it now.
+ * Returns what is in it now; undefined when there is none, and the run is not to be kept.
  * @throws SystemError, UsageError when it cannot be written
  */
-export function addRun(of: ImageIdentity, run: NewRun): WorkingSetFile {
+export function addRun(of: ImageIdentity, run: NewRun): WorkingSetFile | undefined {
   const path = workingSetPath(of.path)
   const before = readable(of)
   const last = describeRun(run)
-  const set = before === undefined || run.keep ? mergeRecord(before, run.record) : before
+  const set = run.keep ? mergeRecord(before, run.record) : before
+  if (set === undefined) return undefined
   const merged: WorkingSetFile = {
     image: of.image,
     blocks: of.blocks,
     ...{ pages: set.pages, firstUs: set.firstUs, seen: set.seen, records: set.records },
-    recorded: before === undefined || run.keep ? last : before.recorded,
+    recorded: run.keep ? last : before!.recorded,
     last,
   }
   const partial = partialPath(path)

@@ -64,19 +64,19 @@ export const AROUND_PAGES = 64
  */
 export const LIKELY_CHUNK_PAGES = AROUND_PAGES
 
-/** What is known when the choice is made. */
-export interface Known {
+/** What is known when the order is chosen, and which one fits: measured, see bench/README.md. */
+const ADAPTIVE = {
   /** Which pages earlier runs asked for. */
-  readonly record: boolean
-  /** This run is to find that out: nothing may hide which pages the guest wants. */
-  readonly recording: boolean
-}
+  record: 'recorded-around',
+  /** Nothing, and this run is to find that out: no page may come that hides whether the guest wants it. */
+  recording: 'linear',
+  nothing: 'fault-around',
+  /** The guest runs here: the push never pauses, and what is near to a demanded page is soon there in any case. */
+  live: 'linear',
+} as const satisfies Readonly<Record<string, OrderName>>
 
-export function chooseOrder(choice: OrderChoice, { record, recording }: Known): OrderName {
-  if (choice !== 'adaptive') return choice
-  if (record) return 'recorded-around'
-  return recording ? 'linear' : 'fault-around'
-}
+export const chooseOrder = (choice: OrderChoice, known: keyof typeof ADAPTIVE): OrderName =>
+  choice === 'adaptive' ? ADAPTIVE[known] : choice
 
 /** @throws UsageError for a group size that cannot be. */
 export function orderSpec(name: OrderName, aroundPages: number = AROUND_PAGES): OrderSpec {

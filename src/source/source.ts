@@ -75,7 +75,7 @@ function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOpt
     skip: [],
     recoverTimeMs,
     preempt: false,
-    order: orderSpec(chooseOrder(order, { record: false, recording: false }), options.aroundPages),
+    order: orderSpec(chooseOrder(order, 'live'), options.aroundPages),
     push: { on: true, quietMs: 0 },
   }
 }

@@ -93,6 +93,16 @@ test('a run is recorded when nothing is known, and later runs begin with it', as
   )
 })
 
+test('an order that hides what is wanted does not make the first record by itself', async (t) => {
+  const { demand } = await setUp(t)
+  const around = demand({ order: 'fault-around' })
+  around.take(recordOf([1]))
+  assert.equal(demand().recorded, undefined)
+  const asked = demand({ order: 'fault-around', record: true })
+  asked.take(recordOf([1]))
+  assert.deepEqual([...demand().recorded!], [1])
+})
+
 test('clones that began with nothing: whoever writes last merges', async (t) => {
   const { demand } = await setUp(t)
   const clones = [demand(), demand(), demand()]
