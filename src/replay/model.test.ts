@@ -109,9 +109,15 @@ test('in every order all of RAM comes once, and nobody waits for ever', () => {
   )
 })
 
-test('the cost of a fault is near to the least time between two', () => {
+test('the cost of a fault: half of the times between two, but near to the fastest', () => {
+  const timesOf = (gaps: readonly number[]) => {
+    const times = [0]
+    for (const gap of gaps) times.push(times.at(-1)! + gap)
+    return Uint32Array.from(times)
+  }
   assert.equal(faultCostUs(Uint32Array.of()), 0)
-  const times = [0]
-  for (let i = 1; i <= 100; i++) times.push(times.at(-1)! + (i < 4 ? 2 : i < 60 ? 70 : 500))
-  assert.equal(faultCostUs(Uint32Array.from(times)), 70)
+  const gaps = Array.from({ length: 100 }, (_, i) => (i < 2 ? 1 : i < 30 ? 70 : i < 60 ? 100 : 5000))
+  assert.equal(faultCostUs(timesOf(gaps)), 100)
+  const busy = Array.from({ length: 100 }, (_, i) => (i < 2 ? 1 : i < 30 ? 70 : 5000))
+  assert.equal(faultCostUs(timesOf(busy)), 210)
 })

@@ -90,15 +90,20 @@ const measuredBandwidth = ({ last, recorded }: WorkingSetFile): number =>
   last.bytesPerSecond || recorded.bytesPerSecond || DEFAULT_BANDWIDTH
 
 /**
- * What a fault cost, out of the times between two: a guest that goes on at once asks again after just that time. So it is near
- * to the least of them; not the least itself, since two CPUs can ask at the same time.
+ * What a fault cost, out of the times between two. A guest that has just woken up does little else than wait, so that is the
+ * half of them, near to what QEMU counts as its blocktime; but of one that calculates for long in between, no more than a few
+ * times what its fastest ones took.
  */
 export function faultCostUs(atUs: Uint32Array): number {
   const gaps = atUs.slice(1).map((us, i) => us - atUs[i]!)
-  return gaps.sort()[Math.floor(gaps.length * FAULT_COST_QUANTILE)] ?? 0
+  gaps.sort()
+  const at = (share: number): number => gaps[Math.floor(gaps.length * share)] ?? 0
+  return Math.min(at(0.5), FASTEST_TIMES * at(FASTEST))
 }
 
-const FAULT_COST_QUANTILE = 0.05
+/** Not the fastest of all: two CPUs can ask at the same time. */
+const FASTEST = 0.05
+const FASTEST_TIMES = 3
 
 function doubtsAbout({ records, recorded }: WorkingSetFile): string[] {
   const doubts: string[] = []
