@@ -78,10 +78,7 @@ function describeWorkingSet({ workingSet, workingSetProblem }: InspectReport): s
   if (workingSet === null) return ['none: the next run records one']
   const { pages, ranges, bytes: size, records, seenInAll, seenOnce, spanMs, recorded, last } = workingSet
   const often = records > 1 ? `, ${number(seenInAll)} in all, ${number(seenOnce)} in one only` : ''
-  const rate =
-    last.hitRate === null || last.at === recorded.at
-      ? ''
-      : `, ${Math.round(100 * last.hitRate)} % came in time`
+  const rate = last.hitRate === null ? '' : `, ${Math.round(100 * last.hitRate)} % came in time`
   return [
     `${counted(pages, 'page')} in ${counted(ranges, 'range')}, ${bytes(size)}, within ${milliseconds(spanMs)}`,
     `${counted(records, 'record')}${often}; the last at ${recorded.at} on ${recorded.host}, order ${recorded.order}`,

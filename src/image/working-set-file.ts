@@ -11,6 +11,7 @@ import { ORDER_NAMES, type OrderName } from '../order/orders.js'
 import type { DemandRecord } from '../order/recorder.js'
 import { mergeRecord, type WorkingSet } from '../order/working-set.js'
 import { type Bitmap, bitmapBytes, createBitmap } from '../ram/bitmap.js'
+import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import {
   type Check,
   checksumOf,
@@ -68,13 +69,12 @@ export interface WorkingSetFile extends WorkingSet {
   readonly last: Run
 }
 
-/** Of all pages that a run needed, as far as is known, those that were there in time; undefined when it needed none. */
-export function hitRate({ ahead, late, missed }: Run): number | undefined {
-  const needed = ahead + late + missed
-  return needed === 0 ? undefined : ahead / needed
-}
+/** Of all pages that a run needed, as far as is known, those that were there in time; undefined when nothing was known before. */
+export const hitRate = ({ ahead, late, missed }: Run): number | undefined =>
+  ahead + late === 0 ? undefined : ahead / (ahead + late + missed)
 
 const COLUMNS_BYTES = 4 + 4 + 2
+const PAGES_MAX = LIMITS.ramBytesMax / TARGET_PAGE_BYTES
 
 export function encodeWorkingSet(set: WorkingSetFile): string {
   const { image, blocks, records, recorded, last, pages, firstUs, seen } = set
@@ -125,7 +125,7 @@ const FILE: Fields = {
   crc32: digits(1),
 }
 const IMAGE: Fields = { bytes: count, metadataCrc32: digits(1) }
-const BLOCK: Fields = { name: text, pages: upTo(LIMITS.ramBytesMax / 4096), present: base64 }
+const BLOCK: Fields = { name: text, pages: upTo(PAGES_MAX), present: base64 }
 const RUN: Fields = {
   at: time,
   host: text,
@@ -158,6 +158,8 @@ export function parseWorkingSet(json: string, path: string): WorkingSetFile {
   check(fields.last, 'last', RUN)
   for (const [index, block] of fields.blocks.entries()) check(block, `blocks[${index}]`, BLOCK)
   checkSum('crc32', fields, crc32)
+  const total = fields.blocks.reduce((sum, { pages }) => sum + pages, 0)
+  if (total > PAGES_MAX) parsed.refuse('blocks', `at most ${PAGES_MAX} pages in all`, total)
   const { image, blocks, records, recorded, last } = fields
   return {
     ...{ image, records, recorded, last },
@@ -165,19 +167,20 @@ export function parseWorkingSet(json: string, path: string): WorkingSetFile {
       const bytes = unpack(present, bitmapBytes(pages), `blocks[${i}].present`, parsed)
       return { name, present: createBitmap(pages, bytes) }
     }),
-    ...readColumns(fields, parsed),
+    ...readColumns(fields, total, parsed),
   }
 }
 
-function readColumns({ blocks, pages: length, columns }: Written, parsed: ParsedFields) {
-  const total = blocks.reduce((sum, { pages }) => sum + pages, 0)
+function readColumns({ pages: length, columns }: Written, total: number, parsed: ParsedFields) {
   const bytes = unpack(columns, length * COLUMNS_BYTES, 'columns', parsed)
   const pages = new Uint32Array(bytes, 0, length)
   const firstUs = new Uint32Array(bytes, 4 * length, length)
   const seen = new Uint16Array(bytes, 8 * length, length)
-  if (new Set(pages).size !== length) parsed.refuse('columns', 'each page once', 'one twice')
+  const known = createBitmap(total)
   for (const [i, page] of pages.entries()) {
     if (page >= total) parsed.refuse('columns', `pages below ${total}`, page)
+    if (known.get(page)) parsed.refuse('columns', 'each page once', page)
+    known.set(page)
     if (i > 0 && firstUs[i]! < firstUs[i - 1]!) parsed.refuse('columns', 'the order of first use', page)
   }
   return { pages, firstUs, seen }

@@ -171,7 +171,8 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     if (block === undefined) bad('a page of a RAM block that does not exist')
     if (start % TARGET_PAGE_BYTES !== 0 || length % TARGET_PAGE_BYTES !== 0) bad('pages that are not aligned')
     if (length === 0 || start + length > block.length) bad('pages outside of the RAM block')
-    const [page, pages] = [start / TARGET_PAGE_BYTES, length / TARGET_PAGE_BYTES]
+    const page = start / TARGET_PAGE_BYTES
+    const pages = length / TARGET_PAGE_BYTES
     if (!order.request(block.index, page, pages)) bad('too many pages at once')
     parts.recorder?.note(block.firstPage + page, pages, lastRequestMs)
   }
