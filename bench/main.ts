@@ -5,12 +5,21 @@ import { type Benchmark, type Result, runBenchmark } from './benchmark.js'
 import { downtime } from './downtime.js'
 import { faultService, faultServiceUnpinned } from './fault-service.js'
 import { machineFacts } from './machine.js'
+import { orders } from './orders.js'
 import { parking } from './park.js'
 import { place } from './place.js'
 import { send } from './send.js'
 import { formatTable } from './table.js'
 
-const BENCHMARKS: readonly Benchmark[] = [faultService, faultServiceUnpinned, place, send, downtime, parking]
+const BENCHMARKS: readonly Benchmark[] = [
+  faultService,
+  faultServiceUnpinned,
+  place,
+  send,
+  downtime,
+  parking,
+  orders,
+]
 
 function wanted(names: readonly string[]): readonly Benchmark[] {
   for (const name of names) {

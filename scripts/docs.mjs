@@ -6,6 +6,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { INCOMING_STATUS, POSTCOPY_STATE } from '../dist/src/destination/status.js'
 import { diagram } from '../dist/src/machine.js'
+import { ORDERS } from '../dist/src/order/orders.js'
 import { SOURCE_STATUS } from '../dist/src/source/status.js'
 import { COMMANDS, RETURN_PATH } from '../dist/src/wire/messages.js'
 import { RECORD_IDS } from '../dist/src/wire/sections.js'
@@ -30,9 +31,18 @@ const messages = [
   ...Object.entries(RETURN_PATH).map(([name, { id, body }]) => `| ${name} | ${id} | ${length(body)} |`),
 ].join('\n')
 
+const yes = (value) => (value ? 'yes' : '')
+const orders = [
+  '| `--order` | recorded pages first | a demanded page brings its group | the scan goes | in words |\n|---|---|---|---|---|',
+  ...Object.entries(ORDERS).map(
+    ([name, { recorded, around, scan, summary }]) =>
+      `| ${name} | ${yes(recorded)} | ${yes(around)} | ${scan === 'behind' ? 'on, behind it' : 'outward, both ways'} | ${summary} |`,
+  ),
+].join('\n')
+
 const before = readFileSync(FILE, 'utf8')
 let after = before
-for (const [name, text] of Object.entries({ states, messages })) {
+for (const [name, text] of Object.entries({ states, messages, orders })) {
   const pattern = new RegExp(`(<!-- generated: ${name} -->\n)[\\s\\S]*?(<!-- end -->)`)
   after = after.replace(pattern, (_, open, close) => `${open}${text}\n${close}`)
 }

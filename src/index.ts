@@ -26,9 +26,11 @@ export type {
 } from './guest/guest.js'
 export { type GuestEvents, type GuestHandle, type GuestSpec, startGuest } from './guest/guest-handle.js'
 export { type ConvertOptions, convertStream } from './image/convert.js'
+export type { DemandOptions, DemandReport } from './image/demand.js'
 export {
   type InspectedBlock,
   type InspectedSection,
+  type InspectedWorkingSet,
   type InspectOptions,
   type InspectReport,
   inspectFile,
@@ -37,6 +39,7 @@ export { type Parking, type ParkOptions, parkFrom } from './image/park.js'
 export type { ParkReport } from './image/park-report.js'
 export { type ServedImage, type ServeOptions, serveImage } from './image/serve.js'
 export type { WrittenImage } from './image/writer.js'
+export { type LiveOrderChoice, ORDERS, type OrderChoice, type OrderName } from './order/orders.js'
 export {
   assertHostCanReceive,
   type ProbeCheck,
@@ -44,6 +47,7 @@ export {
   type ProbeReport,
   probeHost,
 } from './os/probe.js'
+export { type ReplayOptions, type ReplayReport, replayTrace } from './replay/replay.js'
 export type { SourceReport, SourceStatus } from './source/report.js'
 export { type MigrateOptions, migrate } from './source/source.js'
 export type { Migration } from './source/start-source.js'

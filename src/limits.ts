@@ -40,6 +40,8 @@ export const LIMITS = {
   discardRangesPerCommand: 12,
   /** Page requests queued at the source before the return path is no longer read. */
   requestQueueMax: 65_536,
+  /** Pages in the group that a demanded page brings. */
+  aroundPagesMax: 4096,
   /** Largest host page that is assembled in memory, bytes. */
   hostPageBytesMax: 1024 * MiB,
   /** Guest threads whose blocktime is kept; more are served, but counted together. */
@@ -52,6 +54,14 @@ export const LIMITS = {
   sendPairsMax: 512,
   /** Sidecar of an image, bytes: a checksum for each 64 KiB of 1 TiB. */
   sidecarBytesMax: 256 * MiB,
+  /** Pages in a working set: 4 GiB. */
+  workingSetPagesMax: 2 ** 20,
+  /** File of a working set, bytes: so many pages, and which pages the image has. */
+  workingSetBytesMax: 64 * MiB,
+  /** A record of what a guest asks for ends when it has asked for nothing new in this time, ms. */
+  recordSettleMs: 1000,
+  /** Or after this time, ms, unless the user says otherwise. */
+  recordMaxMs: 10_000,
   /** Peers whose TLS handshake is under way; one more, and the oldest of them has to go. */
   tlsHandshakesMax: 64,
   /**

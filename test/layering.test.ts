@@ -27,13 +27,15 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   wire: [],
   tls: ['os/'],
   ram: ['os/'],
+  order: ['ram/'],
   guest: ['os/', 'ram/', 'wire/'],
-  source: ENGINE,
+  source: [...ENGINE, 'order/'],
   destination: ENGINE,
-  image: ['wire/', 'ram/', 'os/', 'tls/', 'source/', ...GUEST_INTERFACE],
+  image: ['wire/', 'ram/', 'order/', 'os/', 'tls/', 'source/', ...GUEST_INTERFACE],
+  replay: ['ram/', 'order/', 'source/window.ts', 'source/yielding.ts', 'image/working-set-file.ts'],
   qemu: [],
-  vm: ['image/', 'qemu/', 'source/', 'os/', 'tls/'],
-  cli: ['index.ts', 'qemu/', 'os/leave.ts'],
+  vm: ['image/', 'order/', 'qemu/', 'source/', 'os/', 'tls/'],
+  cli: ['index.ts', 'qemu/', 'order/orders.ts', 'os/leave.ts'],
 }
 
 interface SourceFile {

@@ -1,6 +1,14 @@
 // The commands of farfault as a table: what each is for, its options, and the module that does it. Pure; what a
 // command needs of the kernel is loaded only when it is run, so that help works anywhere.
 
+import {
+  AROUND_PAGES,
+  LIVE_ORDER_CHOICES,
+  ORDER_CHOICES,
+  ORDER_NAMES,
+  ORDERS,
+  type OrderChoice,
+} from '../order/orders.js'
 import type { ExitCode } from './exit-codes.js'
 import { GUEST_OPTIONS } from './guest-options.js'
 import {
@@ -14,7 +22,7 @@ import {
   withDefault,
 } from './options.js'
 import { TLS_CONNECT_OPTIONS, TLS_LISTEN_OPTIONS, TLS_NOTE } from './tls-options.js'
-import { duration, durationOrForever, oneOf, size, text } from './values.js'
+import { count, duration, durationOrForever, oneOf, size, text } from './values.js'
 
 export interface Command extends OperandShape {
   readonly summary: string
@@ -51,6 +59,19 @@ const TRANSFER_OPTIONS = {
   ),
 } as const
 
+const AROUND = withDefault(
+  'COUNT',
+  count(1),
+  `${AROUND_PAGES}`,
+  'pages in the group that a demanded page brings, in the orders around it; a power of two',
+)
+
+/** The table of orders as a paragraph below the options. */
+const orderNote = (choices: readonly OrderChoice[], adaptive = ''): string =>
+  `Orders of pages: ${choices
+    .map((choice) => `${choice}, ${choice === 'adaptive' ? adaptive : ORDERS[choice].summary}`)
+    .join('; ')}. A page that is asked for goes before all others in each of them.`
+
 const RECOVER_TIME = withDefault('TIME', duration, '5m', 'how long to try that')
 
 export const DEMO_OPTIONS = {
@@ -70,6 +91,13 @@ export const MIGRATE_OPTIONS = {
   ...GUEST_OPTIONS,
   after: withDefault('TIME', duration, '500ms', 'how long the guest runs before it moves'),
   ...TRANSFER_OPTIONS,
+  order: withDefault(
+    'NAME',
+    oneOf(LIVE_ORDER_CHOICES),
+    'adaptive',
+    'in which order pages go after the switch',
+  ),
+  'around-pages': AROUND,
   ...TLS_CONNECT_OPTIONS,
   recover: optional('URI', text, 'when the connection is lost after the switch, reconnect there and go on'),
   'recover-time': RECOVER_TIME,
@@ -122,6 +150,13 @@ export const RESUME_OPTIONS = {
     'for a guest that never ceases to ask, wait no longer than this',
   ),
   'max-bandwidth': withDefault('SIZE', size, '0', 'bytes a second for pages nobody asked for; 0 is no limit'),
+  order: withDefault('NAME', oneOf(ORDER_CHOICES), 'adaptive', 'in which order pages go'),
+  'around-pages': AROUND,
+  record: flag(
+    'add to the working set beside the image which pages the VM asks for; by default when it has none yet',
+  ),
+  'no-record': flag('write no working set; one that is there is used'),
+  'record-time': withDefault('TIME', duration, '10s', 'a record ends then, if the VM has not settled before'),
   map: flag(
     'map RAM privately from the image where QEMU can (8.1 or newer): nothing is served, no process stays behind',
   ),
@@ -165,6 +200,25 @@ export const INSPECT_OPTIONS = {
   help: HELP,
 } as const
 
+export const REPLAY_OPTIONS = {
+  bandwidth: optional(
+    'SIZE',
+    size,
+    'bytes a second that source, link and destination carry; by default what the last run measured, or else 300M; 0 is no limit',
+  ),
+  'round-trip': withDefault('TIME', duration, '0', 'what the link adds to the time of a fault'),
+  'quiet-time': withDefault('TIME', duration, '10ms', 'as for resume'),
+  patience: withDefault('TIME', duration, '500ms', 'as for resume'),
+  'around-pages': AROUND,
+  'working-set': optional(
+    'FILE',
+    text,
+    'what the recorded orders send first; by default the trace itself, which is the best case',
+  ),
+  json: JSON_FLAG,
+  help: HELP,
+} as const
+
 export const PROBE_OPTIONS = { json: JSON_FLAG, help: HELP } as const
 
 export const COMMANDS: Readonly<Record<string, Command>> = {
@@ -201,6 +255,7 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
         'holds RAM that the guest still needs: it goes on, and only a second ctrl-C within 5 s abandons the guest.',
       'If the migration fails before the switch, the guest runs on here: that is shown, the guest is stopped, and its RAM is ' +
         'checked; with --keep it runs until ctrl-C.',
+      orderNote(LIVE_ORDER_CHOICES, 'linear'),
       TLS_NOTE,
     ],
     examples: [
@@ -218,6 +273,13 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       'The program is the QEMU command of the save: the same machine, memory and devices. -incoming defer and a QMP socket ' +
         'are added. QEMU runs in the foreground; its RAM is served on demand, and the rest behind it.',
       'One image can be resumed many times at once.',
+      'The first run notes which pages the VM asks for, until it has asked for nothing new in a second, in IMAGE.workingset.json; ' +
+        'later ones send these first. Runs with --record add to it. It is bound to the image: of another one it is ignored. ' +
+        'With --record --no-push it is complete, and good for replay.',
+      orderNote(
+        ORDER_CHOICES,
+        'recorded-around where there is a working set, linear while one is recorded, fault-around otherwise',
+      ),
       'With --to tcp: and --tls-dir that QEMU has its migration parameter tls-creds set (endpoint=server).',
       TLS_NOTE,
     ],
@@ -257,6 +319,23 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     notes: [],
     examples: ['farfault inspect vm.img', 'farfault inspect vm.img --verify --json'],
     load: async () => (await import('./inspect.js')).inspectCommand,
+  }),
+  replay: command({
+    summary: 'say what each order of pages would cost a recorded guest, without running it',
+    options: REPLAY_OPTIONS,
+    operands: ['TRACE'],
+    notes: [
+      'A trace is a working set with its times, as resume --record writes it: IMAGE.workingset.json. Of a run with --no-push it has ' +
+        'every page that the guest touched. The guest of the model touches one page after the other and calculates in between as ' +
+        'long as it did then; a page that is there costs nothing, and one that is not what a fault cost then, with --round-trip ' +
+        'and what is on the link before it on top.',
+      orderNote(ORDER_NAMES),
+    ],
+    examples: [
+      'farfault replay vm.img.workingset.json',
+      'farfault replay vm.img.workingset.json --bandwidth 100M --round-trip 20ms --json',
+    ],
+    load: async () => (await import('./replay.js')).replayCommand,
   }),
   probe: command({
     summary: 'say whether this host can receive a guest by postcopy, and what to change if not',

@@ -5,7 +5,7 @@ import type { INSPECT_OPTIONS } from './commands.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import type { Operands, Values } from './options.js'
 import { createProgressLine } from './progress-line.js'
-import { bytes, counted, number } from './text.js'
+import { bytes, counted, milliseconds, number, table } from './text.js'
 
 export async function inspectCommand(values: Values<typeof INSPECT_OPTIONS> & Operands): Promise<ExitCode> {
   const line = createProgressLine(true)
@@ -33,6 +33,9 @@ function describe(report: InspectReport): string[] {
     `  devices       ${counted(devices.length, 'section')}, ${bytes(deviceBytes)}`,
     `  description   ${vmDescriptionBytes === 0 ? 'none' : bytes(vmDescriptionBytes)}`,
     ...(kind === 'image' ? [`  sidecar       ${describeSidecar(sidecar)}`] : []),
+    ...(kind === 'image'
+      ? describeWorkingSet(report).map((line, i) => `  ${i === 0 ? 'working set' : '           '}   ${line}`)
+      : []),
     ...(verified === null ? [] : [`  verified      ${bytes(verified.bytes)}, all checksums are right`]),
     '',
     ...table(
@@ -70,21 +73,21 @@ function describeSidecar(sidecar: InspectReport['sidecar']): string {
   ].join(', ')
 }
 
+function describeWorkingSet({ workingSet, workingSetProblem }: InspectReport): string[] {
+  if (workingSetProblem !== undefined) return [`of no use: ${workingSetProblem}`]
+  if (workingSet === null) return ['none: the next run records one']
+  const { pages, ranges, bytes: size, records, seenInAll, seenOnce, spanMs, recorded, last } = workingSet
+  const often = records > 1 ? `, ${number(seenInAll)} in all, ${number(seenOnce)} in one only` : ''
+  const rate = last.hitRate === null ? '' : `, ${Math.round(100 * last.hitRate)} % came in time`
+  return [
+    `${counted(pages, 'page')} in ${counted(ranges, 'range')}, ${bytes(size)}, within ${milliseconds(spanMs)}`,
+    `${counted(records, 'record')}${often}; the last at ${recorded.at} on ${recorded.host}, order ${recorded.order}`,
+    `last run at ${last.at} on ${last.host}, order ${last.order}: ${number(last.ahead)} ahead, ${number(last.late)} late, ${number(last.missed)} missed${rate}`,
+  ]
+}
+
 const describeRecords = (records: NonNullable<InspectedBlock['records']>): string =>
   Object.entries(records)
     .filter(([, count]) => count > 0)
     .map(([kind, count]) => `${number(count)} ${kind}`)
     .join(', ')
-
-/** Columns as wide as their widest cell: the first and texts at the left, numbers at the right. */
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
-  const widths = head.map((name, column) =>
-    Math.max(name.length, ...rows.map((row) => (row[column] ?? '').length)),
-  )
-  return [head, ...rows].map((row) =>
-    row
-      .map((cell, column) => (column === 0 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!)))
-      .join('  ')
-      .replace(/^/, '  '),
-  )
-}

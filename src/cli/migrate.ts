@@ -76,6 +76,8 @@ async function transfer(
     downtimeLimitMs: values['downtime-limit'],
     maxBandwidth: values['max-bandwidth'],
     maxPostcopyBandwidth: values['max-postcopy-bandwidth'],
+    order: values.order,
+    aroundPages: values['around-pages'],
     ...connectSecurity(values),
     ...(values.recover === undefined ? {} : { recover: values.recover }),
     recoverTimeMs: values['recover-time'],

@@ -38,8 +38,8 @@ export interface SideGuest {
 }
 
 export function sourceSide(report: SourceReport, guest: SideGuest, ramCheck: GuestCheck | null): SideReport {
-  const { ok, role, status, error, mode, switchReason, passes, downtimeMs, totalMs, pages, requests, bytes } =
-    report
+  const { ok, role, status, error, mode, switchReason, passes, downtimeMs, totalMs, requests, bytes } = report
+  const { normal, zero, requested } = report.pages
   return {
     ok,
     role,
@@ -50,7 +50,7 @@ export function sourceSide(report: SourceReport, guest: SideGuest, ramCheck: Gue
     passes,
     downtimeMs: mode === 'none' ? null : downtimeMs,
     totalMs,
-    pages,
+    pages: { normal, zero, requested },
     faults: requests,
     faultLatencyUs: null,
     blocktimeMs: null,

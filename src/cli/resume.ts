@@ -2,6 +2,7 @@
 
 import { spawn } from 'node:child_process'
 import {
+  type DemandReport,
   type Resumed,
   type ResumeOptions,
   resume,
@@ -35,6 +36,8 @@ export async function resumeCommand(values: ResumeValues): Promise<ExitCode> {
     )
   if (values.to !== undefined && values.reconnect)
     throw new UsageError('--reconnect needs a QEMU that is started here: only that is told to listen again')
+  if (values.record && values['no-record'])
+    throw new UsageError('--record and --no-record exclude each other')
   if (values.to !== undefined) return serveTo(image!, values.to, values)
   if (values.detach && process.env[DETACHED] !== '1') return detach(values)
   return resumeHere(image!, values)
@@ -45,6 +48,10 @@ const options = (values: ResumeValues) => ({
   quietMs: values['quiet-time'],
   patienceMs: values.patience,
   maxBandwidth: values['max-bandwidth'],
+  order: values.order,
+  aroundPages: values['around-pages'],
+  ...(values.record || values['no-record'] ? { record: values.record } : {}),
+  recordMaxMs: values['record-time'],
   verify: !values['no-verify'],
   preempt: values.preempt,
   recoverTimeMs: values['recover-time'],
@@ -86,30 +93,30 @@ async function resumeHere(image: string, values: ResumeValues): Promise<ExitCode
     say('the VM still needs RAM from here; this process goes on until all is in, or the VM has ended')
   })
   const report = await Promise.race([resumed.done, qemu.exited.then(() => undefined)])
-  if (report === undefined) return vmEnded(source, values)
+  if (report === undefined) return vmEnded(resumed, values)
   if (!report.ok) {
     await qemu.kill()
-    print(values, report, resumedMs)
+    print(values, report, resumedMs, resumed.demand())
     say(report.error!)
     return EXIT.failed
   }
-  print(values, report, resumedMs)
+  print(values, report, resumedMs, resumed.demand())
   if (background) return EXIT.ok
   const { code, signal } = await qemu.exited
   return code === 0 || signal !== null ? EXIT.ok : EXIT.failed
 }
 
 /** QEMU ended before it had all of its RAM: somebody wanted that, and nothing is lost but the VM's run. */
-async function vmEnded(source: Resumed['source'], values: ResumeValues): Promise<ExitCode> {
+async function vmEnded({ source, demand }: Resumed, values: ResumeValues): Promise<ExitCode> {
   source.cancel()
   const report = await source.done
-  print(values, report, undefined)
+  print(values, report, undefined, demand())
   say('QEMU has ended')
   return EXIT.ok
 }
 
 async function serveTo(image: string, to: string, values: ResumeValues): Promise<ExitCode> {
-  const { source, machine, memoryBytes } = serveImage(image, {
+  const { source, machine, memoryBytes, demand } = serveImage(image, {
     ...options(values),
     ...connectSecurity(values),
   })
@@ -121,17 +128,22 @@ async function serveTo(image: string, to: string, values: ResumeValues): Promise
   })
   source.connect(to)
   const report = await source.done
-  print(values, report, undefined)
+  print(values, report, undefined, demand())
   if (!report.ok) say(report.error!)
   return report.ok ? EXIT.ok : EXIT.failed
 }
 
-function print(values: ResumeValues, report: SourceReport, resumedMs: number | undefined): void {
+function print(
+  values: ResumeValues,
+  report: SourceReport,
+  resumedMs: number | undefined,
+  demand: DemandReport,
+): void {
   const { ok, error, totalMs, pages, requests, bytes: sent } = report
   if (values.json) {
     const resumed = resumedMs ?? null
     process.stdout.write(
-      `${JSON.stringify({ ok, error, resumedMs: resumed, totalMs, pages, requests, bytes: sent }, undefined, 2)}\n`,
+      `${JSON.stringify({ ok, error, resumedMs: resumed, totalMs, pages, requests, bytes: sent, demand }, undefined, 2)}\n`,
     )
   } else if (ok) {
     const asked = `${counted(requests, 'request')}, ${number(pages.requested)} pages answered`
@@ -139,6 +151,20 @@ function print(values: ResumeValues, report: SourceReport, resumedMs: number | u
       `all RAM is in after ${milliseconds(totalMs)}: ${bytes(sent)}, ${number(pages.normal)} pages; ${asked}`,
     )
   }
+  sayDemand(demand)
+}
+
+function sayDemand({ run, workingSet, written, problems }: DemandReport): void {
+  for (const problem of problems) say(problem)
+  if (run === null) return
+  if (workingSet !== null) {
+    const { ahead, late, missed } = run
+    say(
+      `of the working set ${counted(ahead, 'page')} came before they were asked for, ${number(late)} did not; ${number(missed)} others were asked for`,
+    )
+  }
+  if (written !== null && written.records !== workingSet?.records)
+    say(`the working set has ${counted(written.pages, 'page')} now: ${written.file}`)
 }
 
 /** The same command in a process of its own, which this one leaves when the VM runs. */

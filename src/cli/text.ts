@@ -31,3 +31,16 @@ export const counted = (value: number, noun: string): string =>
   `${number(value)} ${noun}${value === 1 ? '' : 's'}`
 
 export const seconds = (date: Date): string => date.toTimeString().slice(0, 8)
+
+/** Columns as wide as their widest cell: the first and texts at the left, numbers at the right. */
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const widths = head.map((name, column) =>
+    Math.max(name.length, ...rows.map((row) => (row[column] ?? '').length)),
+  )
+  return [head, ...rows].map((row) =>
+    row
+      .map((cell, column) => (column === 0 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!)))
+      .join('  ')
+      .replace(/^/, '  '),
+  )
+}

@@ -52,6 +52,8 @@ export interface Image {
   /** JSON, as QEMU wrote it. */
   readonly vmDescription: Uint8Array | undefined
   readonly sidecar: Sidecar | undefined
+  /** Checksum of all that is not page data, hexadecimal: tells images apart. Without a sidecar it is calculated. */
+  metadataCrc32(): string
   /**
    * Compares the chunk (64 KiB) in which `page` lies with its checksum; without a sidecar there is nothing to compare.
    * @throws ImageError with block and offset when it is damaged.
@@ -125,6 +127,7 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
     sections: layout.sections,
     vmDescription: layout.vmDescription,
     sidecar,
+    metadataCrc32: () => sidecar?.metadataCrc32 ?? metadataCrc32(file, layout),
     verifyChunk(blockIndex, page) {
       if (checksums === undefined) return
       const { length, pagesOffset, present } = blocks[blockIndex]!
@@ -192,8 +195,11 @@ function compareSidecar(
     same(`${where}.presentPages`, said.presentPages, block.present.count())
     same(`${where}.crc32 (digits)`, said.crc32.length, countChunks(block.present) * CHECKSUM_DIGITS)
   }
-  const checksum = checksumDigits(metadataChecksum(file, layout.start, layout.blocks))
+  const checksum = metadataCrc32(file, layout)
   if (checksum === sidecar.metadataCrc32) return
   const what = `metadata has checksum ${checksum}, expected ${sidecar.metadataCrc32}, as in the sidecar`
   throw new ImageError(what, file.path, layout.start)
 }
+
+const metadataCrc32 = (file: OpenFile, { start, blocks }: ImageLayout): string =>
+  checksumDigits(metadataChecksum(file, start, blocks))

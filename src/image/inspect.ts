@@ -8,12 +8,13 @@ import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { readRamSetup } from '../wire/ram-setup.js'
 import { type Configuration, readConfiguration, readHeader } from '../wire/sections.js'
 import { asImageErrors, fileReader, type OpenFile, openForReading } from './file.js'
-import { openImage } from './image.js'
+import { type Image, openImage } from './image.js'
 import { isMappedRam } from './layout.js'
 import { createBodyLoader, type RamBlockShape } from './load-ram.js'
 import { readStream } from './read-stream.js'
-import { type Made, sidecarPath } from './sidecar.js'
+import { type Made, sidecarPath, workingSetPath } from './sidecar.js'
 import type { DeviceSpan } from './split-devices.js'
+import { hitRate, identify, type Run, readWorkingSet, type WorkingSetFile } from './working-set-file.js'
 
 /** Records of pages in a stream; the same page may have come several times. */
 export interface PageRecordCounts {
@@ -47,6 +48,24 @@ export interface InspectedSection {
   readonly bytes: number
 }
 
+export interface InspectedWorkingSet {
+  readonly file: string
+  readonly pages: number
+  /** Runs of adjacent pages. */
+  readonly ranges: number
+  readonly bytes: number
+  /** Records merged. */
+  readonly records: number
+  /** Pages that every record has, and that only one has. */
+  readonly seenInAll: number
+  readonly seenOnce: number
+  /** The latest first use, ms after the VM ran. */
+  readonly spanMs: number
+  readonly recorded: Run
+  /** The last run that has been seen, and its share of needed pages that were there in time; null when it needed none. */
+  readonly last: Run & { readonly hitRate: number | null }
+}
+
 export interface InspectReport {
   readonly file: string
   readonly kind: 'image' | 'stream'
@@ -65,6 +84,10 @@ export interface InspectReport {
   /** Of the JSON at the end; 0 when there is none. */
   readonly vmDescriptionBytes: number
   readonly sidecar: { readonly file: string; readonly made: Made; readonly qemu: string | null } | null
+  /** What its runs asked for; null when nothing is known, or it was not of this image. Of an image. */
+  readonly workingSet: InspectedWorkingSet | null
+  /** Why a working set that is there is of no use. */
+  readonly workingSetProblem?: string
   /** Page data compared with its checksums; null when that was not asked for. */
   readonly verified: { readonly bytes: number } | null
 }
@@ -120,10 +143,38 @@ function inspectImage(path: string, { verify = false, onProgress }: InspectOptio
       ...describeTail(image),
       sidecar:
         sidecar === undefined ? null : { file: sidecarPath(path), made: sidecar.made, qemu: sidecar.qemu },
+      ...inspectWorkingSet(image),
       verified: verify ? { bytes } : null,
     }
   } finally {
     image.close()
+  }
+}
+
+function inspectWorkingSet(image: Image): Pick<InspectReport, 'workingSet' | 'workingSetProblem'> {
+  try {
+    const set = readWorkingSet(identify(image))
+    return { workingSet: set === undefined ? null : describeWorkingSet(workingSetPath(image.path), set) }
+  } catch (error) {
+    if (!(error instanceof ImageError)) throw error
+    return { workingSet: null, workingSetProblem: error.message } // it is no part of the image
+  }
+}
+
+function describeWorkingSet(file: string, set: WorkingSetFile): InspectedWorkingSet {
+  const { pages, seen, firstUs, records, recorded, last } = set
+  const sorted = pages.slice().sort()
+  return {
+    file,
+    pages: pages.length,
+    ranges: sorted.filter((page, i) => i === 0 || page !== sorted[i - 1]! + 1).length,
+    bytes: pages.length * TARGET_PAGE_BYTES,
+    records,
+    seenInAll: seen.filter((times) => times === records).length,
+    seenOnce: seen.filter((times) => times === 1).length,
+    spanMs: (firstUs.at(-1) ?? 0) / 1000,
+    recorded,
+    last: { ...last, hitRate: hitRate(last) ?? null },
   }
 }
 
@@ -184,6 +235,7 @@ function inspectStream(file: OpenFile, { verify = false, onProgress }: InspectOp
         ramSection: { id: ramSection.id, version: ramSection.version, sections: ramSections },
         ...describeTail(step.value),
         sidecar: null,
+        workingSet: null,
         verified: null,
       }
     }

@@ -16,7 +16,7 @@ import {
 import { basename, dirname, join } from 'node:path'
 import { UsageError } from '../errors.js'
 import { onFile, syncDirectory, writeExactly } from './file.js'
-import { sidecarPath } from './sidecar.js'
+import { sidecarPath, workingSetPath } from './sidecar.js'
 
 /** Before anything is stopped for it. @throws UsageError when the file exists or its directory cannot be written to. */
 export function assertCanWrite(path: string, replace: boolean): void {
@@ -32,7 +32,7 @@ export const partialPath = (path: string): string =>
 
 /** What killed writers of the same image have left. */
 export function removeRemnants(path: string): void {
-  const names = new Set([basename(path), basename(sidecarPath(path))])
+  const names = new Set([path, sidecarPath(path), workingSetPath(path)].map((file) => basename(file)))
   for (const file of onFile('list', dirname(path), () => readdirSync(dirname(path)))) {
     const [, name, pid] = /^\.(.+)\.(\d+)\.partial$/.exec(file) ?? []
     if (name === undefined || !names.has(name)) continue

@@ -2,11 +2,11 @@
 // many resumes of one image share the page cache.
 
 import { workerData } from 'node:worker_threads'
+import type { RecordLimits } from '../order/recorder.js'
 import { type Mapping, mapFile } from '../os/mapping.js'
 import { createBitmap } from '../ram/bitmap.js'
 import { numberBlocks, type RamBlock } from '../ram/block.js'
-import type { Origin } from '../source/origin.js'
-import { runSource, type SourceThreadBase } from '../source/run-source.js'
+import { runSource, type Served, type SourceThreadBase } from '../source/run-source.js'
 import { createStoredOrigin } from '../source/stored-origin.js'
 import { CHUNK_PAGES, chunksIn } from './checksums.js'
 import { openImage } from './image.js'
@@ -15,6 +15,9 @@ export interface ServeThreadData extends SourceThreadBase {
   readonly path: string
   /** Compare each chunk of page data with its checksum before it is sent, where the image has a sidecar. */
   readonly verify: boolean
+  /** Pages that earlier runs asked for, and how long to note what this one asks for. */
+  readonly recorded: Uint32Array | undefined
+  readonly record: RecordLimits | undefined
 }
 
 const data = workerData as ServeThreadData
@@ -27,7 +30,7 @@ const mappings = image.blocks.map(({ length, pagesOffset }) =>
 
 runSource(data, () => mapped(mappings))
 
-function mapped(ram: readonly Mapping[]): { origin: Origin; blocks: readonly RamBlock[] } {
+function mapped(ram: readonly Mapping[]): Served {
   const blocks = numberBlocks(
     image.blocks.map(({ name, length, pageSize }, i) => ({
       name,
@@ -47,7 +50,7 @@ function mapped(ram: readonly Mapping[]): { origin: Origin; blocks: readonly Ram
       image.close()
     },
   })
-  return { origin, blocks }
+  return { origin, blocks, recorded: data.recorded, record: data.record }
 }
 
 /** Each chunk is compared once, just before its first page is sent. */

@@ -1,18 +1,23 @@
 // Serves a parked VM to a destination that resumes it: plays the postcopy source from the image. Main thread.
 
 import { assertAtLeastZero, LIMITS } from '../limits.js'
+import { orderSpec } from '../order/orders.js'
 import { type Source, startSource } from '../source/start-source.js'
+import { YIELDING } from '../source/yielding.js'
 import type { TlsConnectOptions } from '../tls/tunnel.js'
+import { createDemand, type DemandOptions, type DemandReport } from './demand.js'
 import { openImage } from './image.js'
 import type { ServeThreadData } from './serve-thread.js'
 
-export interface ServeOptions {
+export interface ServeOptions extends DemandOptions {
   /** False: pages are sent only when they are asked for, for as long as the VM lives. Default true. */
   readonly push?: boolean
-  /** Pages that were not asked for are sent only when nobody has asked for one in this time, ms. Default 10. */
+  /** Pages that are not likely to be asked for are sent only when nobody has asked for one in this time, ms. Default 10. */
   readonly quietMs?: number
   /** A guest that never ceases to ask holds them up for no longer than this, ms. Default 500. */
   readonly patienceMs?: number
+  /** Pages in the group that a demanded page brings, where the order says that it does. Default 64. */
+  readonly aroundPages?: number
   /** Bytes a second for pages that were not asked for; 0 (default) is no limit. */
   readonly maxBandwidth?: number
   /** Compare page data with the sidecar's checksums before it is sent. Default true. */
@@ -40,6 +45,8 @@ export interface ServedImage {
   /** Bytes of all RAM blocks. */
   readonly memoryBytes: number
   readonly source: Source
+  /** What the VM asks for: so far, or in all when the source has ended. */
+  demand(): DemandReport
 }
 
 /**
@@ -47,27 +54,46 @@ export interface ServedImage {
  * @throws ImageError, UsageError
  */
 export function serveImage(path: string, options: ServeOptions = {}): ServedImage {
-  const { push = true, quietMs = 10, maxBandwidth = 0, verify = true, setupTimeoutMs = 10_000 } = options
   const {
-    patienceMs = 500,
+    push = true,
+    quietMs = YIELDING.quietMs,
+    maxBandwidth = 0,
+    verify = true,
+    setupTimeoutMs = 10_000,
+  } = options
+  const {
+    patienceMs = YIELDING.patienceMs,
     recoverTimeMs = LIMITS.recoverMs,
     silenceTimeoutMs,
     preempt = false,
     mapped,
+    aroundPages,
   } = options
-  assertAtLeastZero({ quietMs, patienceMs, maxBandwidth, setupTimeoutMs, recoverTimeMs })
   if (silenceTimeoutMs !== undefined) assertAtLeastZero({ silenceTimeoutMs })
+  assertAtLeastZero({
+    quietMs,
+    patienceMs,
+    maxBandwidth,
+    setupTimeoutMs,
+    recoverTimeMs,
+    recordMaxMs: options.recordMaxMs ?? 0,
+  })
   const image = openImage(path)
   const { capabilities: _, ...configuration } = image.configuration
   const memoryBytes = image.blocks.reduce((sum, { length }) => sum + length, 0)
   const { machine, ramSectionId } = image
+  const demand = createDemand(image, options)
+  const { order, recorded, record } = demand
   image.close()
   const source = startSource<ServeThreadData>({
     thread: new URL('./serve-thread.js', import.meta.url),
     tls: options.tls,
+    onRecord: demand.take,
     data: {
       path,
       verify,
+      recorded,
+      record: mapped === undefined ? record : undefined,
       options: {
         configuration,
         ramSectionId,
@@ -80,9 +106,10 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         preempt,
         recoverTimeMs,
         silenceTimeoutMs,
+        order: orderSpec(order, aroundPages),
         push: { on: push, quietMs, patienceMs },
       },
     },
   })
-  return { machine, memoryBytes, source }
+  return { machine, memoryBytes, source, demand: demand.report }
 }

@@ -24,6 +24,8 @@ test('a bitmap answers as a Set of its bits does', () => {
         assert.equal(bitmap.get(bit), model.has(bit))
         const set = [...model].filter((b) => b >= bit)
         assert.equal(bitmap.nextSet(bit), set.length === 0 ? -1 : Math.min(...set))
+        const before = [...model].filter((b) => b < bit)
+        assert.equal(bitmap.previousSet(bit), before.length === 0 ? -1 : Math.max(...before))
         let clear = bit
         while (clear < length && model.has(clear)) clear++
         assert.equal(bitmap.nextClear(bit), clear)

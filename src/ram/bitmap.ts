@@ -15,6 +15,8 @@ export interface Bitmap {
   clearRange(start: number, end: number): void
   /** First set bit in [from, end), or -1. `end` is the length of the bitmap unless given. */
   nextSet(from: number, end?: number): number
+  /** Last set bit in [0, before), or -1. */
+  previousSet(before: number): number
   /** First clear bit in [from, end), or `end`. */
   nextClear(from: number, end?: number): number
   /** Set bits. */
@@ -66,6 +68,18 @@ export function createBitmap(
     return Math.min(end, index * 32 + 31 - Math.clz32(word & -word))
   }
 
+  function previous(before: number): number {
+    if (before <= 0) return -1
+    let index = (before - 1) >>> 5
+    let word = words[index]! & (0xffff_ffff >>> (31 - ((before - 1) & 31)))
+    while (word === 0) {
+      index--
+      if (index < 0) return -1
+      word = words[index]!
+    }
+    return index * 32 + 31 - Math.clz32(word)
+  }
+
   return {
     length,
     words,
@@ -82,6 +96,7 @@ export function createBitmap(
       const bit = next(from, end, 0)
       return bit === end ? -1 : bit
     },
+    previousSet: previous,
     nextClear: (from, end = length) => next(from, end, -1),
     count: () => {
       let total = 0

@@ -74,6 +74,10 @@ export function numberBlocks(blocks: readonly BlockLike[]): RamBlock[] {
 export const totalPages = (blocks: readonly RamBlock[]): number =>
   blocks.reduce((sum, block) => sum + block.pages, 0)
 
+/** The block in which the page with this number among the pages of all blocks lies. */
+export const blockOfPage = (blocks: readonly RamBlock[], page: number): RamBlock =>
+  blocks.findLast(({ firstPage }) => firstPage <= page)!
+
 /** Bitwise OR of the host page sizes, as POSTCOPY_ADVISE announces it. Sizes are powers of two below 2^31. */
 export const pageSizeSummary = (blocks: readonly { pageSize: number }[]): number =>
   blocks.reduce((summary, block) => summary | block.pageSize, 0)

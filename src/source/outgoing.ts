@@ -2,6 +2,9 @@
 
 import { CancelledError, ProtocolError } from '../errors.js'
 import type { Machine } from '../machine.js'
+import type { OrderSpec } from '../order/orders.js'
+import { createPageOrder, type PageOrder } from '../order/page-order.js'
+import type { Recorder } from '../order/recorder.js'
 import { monotonicMs, monotonicUs } from '../os/clock.js'
 import type { Wake } from '../os/wake.js'
 import { type Bitmap, createBitmap } from '../ram/bitmap.js'
@@ -20,7 +23,6 @@ import {
 import { createLink, type Link } from './link.js'
 import type { Origin } from './origin.js'
 import { createPacer, type Pacer } from './pacer.js'
-import { createPageOrder, type PageOrder } from './page-order.js'
 import type { SOURCE_STATS } from './report.js'
 import { createSender, type Sender } from './sender.js'
 import type { SOURCE_STATUS } from './status.js'
@@ -68,6 +70,8 @@ export interface OutgoingOptions {
   readonly recoverTimeMs: number
   /** How long the destination may say and take nothing while it is waited for, ms; undefined: see `LIMITS.silenceMs`. */
   readonly silenceTimeoutMs: number | undefined
+  /** In which order pages go. */
+  readonly order: OrderSpec
   /** After the switch, what is pushed without being asked for. */
   readonly push: {
     /** False: nothing; pages are served on demand until the destination closes the connection. */
@@ -106,6 +110,8 @@ export interface Outgoing {
   bytesBefore: number
   /** What the destination has said since it was asked for what it has; undefined when it was not asked. */
   recovery: Recovery | undefined
+  /** Where it is noted what is asked for. */
+  readonly recorder?: Recorder | undefined
   /** PINGs answered, and when (CLOCK_MONOTONIC, µs). */
   readonly pongs: Map<number, number>
   close(): void
@@ -127,6 +133,10 @@ export interface OutgoingParts {
   readonly status: Machine<typeof SOURCE_STATUS>
   readonly stats: Stats<(typeof SOURCE_STATS)[number]>
   readonly silenceMs: number
+  /** Pages that earlier runs asked for: numbers among those of all blocks, in the order of their first use. */
+  readonly recorded?: Uint32Array | undefined
+  /** Where it is noted what is asked for. */
+  readonly recorder?: Recorder | undefined
   takeOrders(): Order[]
 }
 
@@ -136,7 +146,14 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const populated = blocks.map((block) => createBitmap(block.pages))
   const byName = new Map(blocks.map((block) => [block.name, block]))
   const background = parts.origin.pushZeroPages ? dirty : blocks.map((block) => createBitmap(block.pages))
-  const order = createPageOrder(blocks, dirty, () => outgoing.committed, background)
+  const order = createPageOrder({
+    spec: options.order,
+    blocks,
+    dirty,
+    background,
+    recorded: parts.recorded,
+    wholeHostPages: () => outgoing.committed,
+  })
   const window = createPushWindow()
   const pacer = createPacer(options.maxBandwidth, monotonicMs())
   const pongs = new Map<number, number>()
@@ -157,8 +174,10 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     if (block === undefined) bad('a page of a RAM block that does not exist')
     if (start % TARGET_PAGE_BYTES !== 0 || length % TARGET_PAGE_BYTES !== 0) bad('pages that are not aligned')
     if (length === 0 || start + length > block.length) bad('pages outside of the RAM block')
-    if (!order.request(block.index, start / TARGET_PAGE_BYTES, length / TARGET_PAGE_BYTES))
-      bad('too many pages at once')
+    const page = start / TARGET_PAGE_BYTES
+    const pages = length / TARGET_PAGE_BYTES
+    if (!order.request(block.index, page, pages)) bad('too many pages at once')
+    parts.recorder?.note(block.firstPage + page, pages, link.wokenMs)
   }
 
   function onWake(): void {
@@ -232,7 +251,9 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     },
     set committed(value) {
       committed = value
-      yielding.noteRequest(monotonicMs()) // the guest that starts there is about to ask
+      const nowMs = monotonicMs()
+      yielding.noteRequest(nowMs) // the guest that starts there is about to ask
+      parts.recorder?.begin(nowMs)
       pacer.bytesPerSecond = value ? limits.postcopy : limits.precopy
     },
     close() {
@@ -277,7 +298,7 @@ function isZero(o: Outgoing, block: RamBlock, page: number): boolean {
 
 /** Puts the page that `order` has picked into a sender. */
 export function sendPick(o: Outgoing, sender: Sender = o.sender): void {
-  const { blockIndex, page, pages, requested } = o.order.pick
+  const { blockIndex, page, pages, reason } = o.order.pick
   const block = o.blocks[blockIndex]!
   const before = sender.bytes
   for (let p = page; p < page + pages; p++) {
@@ -289,7 +310,8 @@ export function sendPick(o: Outgoing, sender: Sender = o.sender): void {
       o.stats.pagesNormal++
     }
   }
-  if (requested) o.stats.pagesRequested += pages
+  if (reason === 'requested') o.stats.pagesRequested += pages
+  else if (reason === 'likely') o.stats.pagesLikely += pages
   o.pacer.charge(sender.bytes - before)
 }
 

@@ -2,11 +2,14 @@
 // in front of a request. Source thread.
 
 import { ChannelError } from '../errors.js'
+import { LIKELY_CHUNK_PAGES } from '../order/orders.js'
 import { monotonicUs } from '../os/clock.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { encodeCommand } from '../wire/messages.js'
 import { END_OF_STREAM } from '../wire/sections.js'
 import { type Outgoing, PING, remainingBytes, sendPick, sentBytes } from './outgoing.js'
+
+const LIKELY_BYTES = LIKELY_CHUNK_PAGES * TARGET_PAGE_BYTES
 
 /** Returns when every page has gone out and the stream is ended. */
 export function pushRemaining(o: Outgoing): void {
@@ -19,9 +22,14 @@ export function pushRemaining(o: Outgoing): void {
     if (!o.order.anyScanned()) break
     const nowMs = o.link.wokenMs
     const room = o.window.room(o.yielding.asking(nowMs))
-    const pauseMs = Math.max(o.pacer.waitMs(nowMs), o.yielding.waitMs(nowMs))
+    // What is likely to be asked for does not wait until nothing is.
+    const likely = o.order.anyLikely()
+    const pauseMs = Math.max(o.pacer.waitMs(nowMs), likely ? 0 : o.yielding.waitMs(nowMs))
     if (room > 0 && pauseMs === 0) {
-      confirmed(o, chunk++, pushChunk(o, room))
+      const bytes = likely
+        ? pushChunk(o, Math.max(room, LIKELY_BYTES), o.order.nextLikely)
+        : pushChunk(o, room, o.order.nextScanned)
+      confirmed(o, chunk++, bytes)
       o.link.pump(0)
     } else if (pauseMs > 0) {
       o.link.pump(pauseMs)
@@ -60,7 +68,7 @@ export function serveOnDemand(o: Outgoing): void {
     serveRequests(o)
     o.stats.bytesSent = sentBytes(o)
     try {
-      o.link.pump(-1)
+      o.link.pump(o.recorder?.settle(o.link.wokenMs) ?? -1)
     } catch (error) {
       if (error instanceof ChannelError && o.pongs.has(PING.loaded)) return
       throw error
@@ -76,10 +84,10 @@ function serveRequests(o: Outgoing): void {
   o.urgent.flush()
 }
 
-/** The next pages of the scan, up to `room` bytes. Returns the bytes. */
-function pushChunk(o: Outgoing, room: number): number {
+/** The next pages, up to `room` bytes. Returns the bytes. */
+function pushChunk(o: Outgoing, room: number, next: () => boolean): number {
   const start = o.sender.bytes
-  while (o.sender.bytes - start < room && o.order.nextScanned()) sendPick(o)
+  while (o.sender.bytes - start < room && next()) sendPick(o)
   return o.sender.bytes - start
 }
 

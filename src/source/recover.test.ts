@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { ChannelError, ProtocolError, UsageError } from '../errors.js'
 import { createMachine } from '../machine.js'
+import { orderSpec } from '../order/orders.js'
 import { closeFd, releaseChannel, sendAll, socketPair } from '../os/channel.js'
 import { mapAnonymous } from '../os/mapping.js'
 import { createWake } from '../os/wake.js'
@@ -34,7 +35,8 @@ function lostMigration(t: TestContext, { pushZeroPages = true, recoverTimeMs = 5
     options: {
       ...{ configuration: { machine: 'm' }, ramSectionId: 1, postcopy: 'now', downtimeLimitMs: 0 },
       ...{ maxBandwidth: 0, maxPostcopyBandwidth: 0, setupTimeoutMs: 1000, skip: [], preempt: false },
-      ...{ push: { on: true, quietMs: 0, patienceMs: 0 }, recoverTimeMs, silenceTimeoutMs: undefined },
+      ...{ push: { on: true, quietMs: 0, patienceMs: 0 }, order: orderSpec('linear') },
+      ...{ recoverTimeMs, silenceTimeoutMs: undefined },
     },
     blocks: numberBlocks([{ name: 'a', length: PAGES * 4096, pageSize: 4096, address: ram.address }]),
     origin: { pushZeroPages } as Origin,

@@ -26,6 +26,7 @@ const PAGES = 16
 const BLOCK = 'rehearsal'
 /** A block of which nothing is sent: loops over the bits of a large RAM are compiled only if they run over many. */
 const LARGE = { name: 'rehearsal, large', length: 1024 ** 3 }
+const RECORDED = Uint32Array.of(1, 12)
 
 const pong = (value: number): ReturnMessage => ({ name: 'PONG', value })
 const ANSWERS: readonly ReturnMessage[] = [
@@ -60,6 +61,7 @@ export function rehearse(options: OutgoingOptions): void {
     status,
     stats: createStats(SOURCE_STATS, new SharedArrayBuffer(statsBytes(SOURCE_STATS))),
     silenceMs: LIMITS.silenceMs,
+    recorded: RECORDED,
     takeOrders: () => [],
   })
   try {

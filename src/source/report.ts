@@ -9,6 +9,7 @@ export const SOURCE_STATS = [
   'pagesNormal',
   'pagesZero',
   'pagesRequested',
+  'pagesLikely',
   'requests',
   'bytesSent',
   'bytesRemaining',
@@ -37,7 +38,14 @@ export interface SourceReport {
   /** Whole seconds since 1970 would not do: µs of CLOCK_REALTIME at which the guest stopped; 0 when it did not. */
   readonly stoppedAtUs: number
   readonly passes: number
-  readonly pages: { readonly normal: number; readonly zero: number; readonly requested: number }
+  readonly pages: {
+    readonly normal: number
+    readonly zero: number
+    /** Of all these, sent because they were asked for. */
+    readonly requested: number
+    /** Sent before the scan would have, because they were likely to be asked for. */
+    readonly likely: number
+  }
   /** Page requests that came over the return path, repeated ones included. */
   readonly requests: number
   readonly bytes: number

@@ -6,10 +6,11 @@ import { CancelledError, ChannelError, errorToMessage } from '../errors.js'
 import type { Moment } from '../guest/guest-messages.js'
 import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
+import { createRecorder, type Recorder, type RecordLimits } from '../order/recorder.js'
 import { connectTo, releaseChannel, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
 import { type Wake, wakeFromFd } from '../os/wake.js'
-import type { RamBlock } from '../ram/block.js'
+import { blockOfPage, type RamBlock, totalPages } from '../ram/block.js'
 import { createStats } from '../stats.js'
 import { sayEnded } from '../thread.js'
 import { trace } from '../trace.js'
@@ -46,6 +47,7 @@ interface Progress {
   startUs: number
   origin?: Origin
   outgoing?: Outgoing
+  recorder?: Recorder
   outcome?: PrecopyOutcome
   stopped?: Moment
 }
@@ -76,14 +78,21 @@ function untilShut({ link }: Outgoing): void {
   while (link.shut === undefined) link.pumpPeer('to say that it has everything (SHUT)')
 }
 
+/** What a source thread serves. */
+export interface Served {
+  readonly origin: Origin
+  readonly blocks: readonly RamBlock[]
+  /** Pages that earlier runs asked for, as in `OutgoingParts`. */
+  readonly recorded?: Uint32Array | undefined
+  /** Note what is asked for. */
+  readonly record?: RecordLimits | undefined
+}
+
 /**
  * Runs the migration and reports how it ended. `makeOrigin` is called once there is a connection: before that, nothing
  * here is touched.
  */
-export function runSource(
-  base: SourceThreadBase,
-  makeOrigin: () => { origin: Origin; blocks: readonly RamBlock[] },
-): void {
+export function runSource(base: SourceThreadBase, makeOrigin: () => Served): void {
   const { options } = base
   const wake = wakeFromFd(base.wakeFd)
   const stats = createStats(SOURCE_STATS, base.statsMemory)
@@ -101,8 +110,9 @@ export function runSource(
     p.startUs = monotonicUs()
     // Both at once: QEMU 7.2 answers nothing before it has the two of them.
     if (options.preempt) p.urgentFd = connectTo(uri, { wakeFd: wake.fd, timeoutMs: LIMITS.connectMs })
-    const { origin, blocks } = makeOrigin()
+    const { origin, blocks, recorded, record } = makeOrigin()
     p.origin = origin
+    if (record !== undefined) p.recorder = recorderFor(p, blocks, record, recorded)
     const parts: OutgoingParts = {
       fd: p.fd,
       urgentFd: p.urgentFd,
@@ -114,6 +124,8 @@ export function runSource(
       stats,
       silenceMs:
         options.silenceTimeoutMs ?? (recoverUri === undefined ? LIMITS.silenceMs : LIMITS.silenceRecoverMs),
+      recorded,
+      recorder: p.recorder,
       takeOrders,
     }
     const o = createOutgoing(parts)
@@ -185,7 +197,12 @@ export function runSource(
       totalMs: p.startUs === 0 ? 0 : (endUs - p.startUs) / 1000,
       stoppedAtUs: stopped?.realtimeUs ?? 0,
       passes: stats.passes,
-      pages: { normal: stats.pagesNormal, zero: stats.pagesZero, requested: stats.pagesRequested },
+      pages: {
+        normal: stats.pagesNormal,
+        zero: stats.pagesZero,
+        requested: stats.pagesRequested,
+        likely: stats.pagesLikely,
+      },
       requests: stats.requests,
       bytes: stats.bytesSent,
     }
@@ -193,9 +210,11 @@ export function runSource(
 
   try {
     migrate()
+    p.recorder?.end()
     tell({ done: report() })
   } catch (error) {
     giveUp(error)
+    p.recorder?.end()
     tell({ done: report(error), error: errorToMessage(error) })
   } finally {
     p.outgoing?.close()
@@ -204,6 +223,25 @@ export function runSource(
     releaseChannel(p.urgentFd ?? -1)
     sayEnded()
   }
+}
+
+function recorderFor(
+  p: Progress,
+  blocks: readonly RamBlock[],
+  limits: RecordLimits,
+  known: Uint32Array = new Uint32Array(0),
+): Recorder {
+  return createRecorder({
+    ...limits,
+    totalPages: totalPages(blocks),
+    known,
+    isSent(page) {
+      const { index, firstPage } = blockOfPage(blocks, page)
+      return !p.outgoing!.dirty[index]!.get(page - firstPage)
+    },
+    bytesPerSecond: () => p.outgoing!.window.bytesPerSecond,
+    done: (record) => tell({ record }),
+  })
 }
 
 /**

@@ -2,6 +2,7 @@
 
 import type { GuestHandle } from '../guest/guest-handle.js'
 import { assertAtLeastZero, LIMITS } from '../limits.js'
+import { chooseOrder, type LiveOrderChoice, orderSpec } from '../order/orders.js'
 import { parseUri } from '../os/channel.js'
 import { numberBlocks } from '../ram/block.js'
 import { assertTls, type TlsConnectOptions } from '../tls/tunnel.js'
@@ -39,6 +40,10 @@ export interface MigrateOptions {
   readonly recover?: string
   /** How long to try that, ms. Default 300000. */
   readonly recoverTimeMs?: number
+  /** In which order pages go after the switch: a name of `ORDERS`. Default `adaptive`. */
+  readonly order?: LiveOrderChoice
+  /** Pages in the group that a demanded page brings, where the order says that it does. Default 64. */
+  readonly aroundPages?: number
   /** Send only to a destination that proves who it is, over TLS. For `tcp:`. */
   readonly tls?: TlsConnectOptions
 }
@@ -63,6 +68,7 @@ export function migrate(guest: GuestHandle, options: MigrateOptions): Migration 
 function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOptions {
   const { postcopy = 'auto', downtimeLimitMs = 25, maxBandwidth = 0, maxPostcopyBandwidth = 0 } = options
   const { setupTimeoutMs = 10_000, recoverTimeMs = LIMITS.recoverMs, silenceTimeoutMs } = options
+  const { order = 'adaptive' } = options
   assertAtLeastZero({ downtimeLimitMs, maxBandwidth, maxPostcopyBandwidth, setupTimeoutMs, recoverTimeMs })
   if (silenceTimeoutMs !== undefined) assertAtLeastZero({ silenceTimeoutMs })
   return {
@@ -77,6 +83,7 @@ function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOpt
     recoverTimeMs,
     silenceTimeoutMs,
     preempt: false,
+    order: orderSpec(chooseOrder(order, 'live'), options.aroundPages),
     push: { on: true, quietMs: 0, patienceMs: 0 },
   }
 }

@@ -5,6 +5,7 @@ import type { TransferListItem } from 'node:worker_threads'
 import { type ErrorMessage, errorFromMessage, UsageError } from '../errors.js'
 import { beforeExit } from '../exit-hook.js'
 import { createMachine } from '../machine.js'
+import type { DemandRecord } from '../order/recorder.js'
 import { parseUri } from '../os/channel.js'
 import { createWake } from '../os/wake.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
@@ -46,6 +47,8 @@ export interface SourceSpec<T extends SourceThreadBase> {
   readonly transferList?: readonly TransferListItem[]
   /** Connect over TLS. */
   readonly tls?: TlsConnectOptions | undefined
+  /** What the guest asked for, when that has settled; before `done`. */
+  readonly onRecord?: (record: DemandRecord) => void
 }
 
 export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): Source {
@@ -77,6 +80,7 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   let result: (SourceReport & { cause?: Error }) | undefined
   const ended = followThread<SourceThreadMessage>(worker, (m) => {
     if ('ready' in m) isReady()
+    else if ('record' in m) spec.onRecord?.(m.record)
     else if ('status' in m) events.emit('status', m.status)
     else result = m.error === undefined ? m.done : failed(m.done, errorFromMessage(m.error), tunnel)
   })
@@ -105,6 +109,7 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
 export type SourceThreadMessage =
   | { readonly ready: true }
   | { readonly status: SourceStatus }
+  | { readonly record: DemandRecord }
   | { readonly done: SourceReport; readonly error?: ErrorMessage }
 
 /** The report says what the thread saw, and what it means for the guest; of why its connection ended the tunnel knows more. */

@@ -30,6 +30,8 @@ export interface PushWindow {
   /** PONG `value` came: that chunk has arrived, and so have all that went before it. What answers no chunk says nothing. */
   acknowledged(value: number, nowUs: number): void
   readonly windowBytes: number
+  /** How fast the destination takes what is pushed: bytes a second while any are on their way; 0 before any have arrived. */
+  readonly bytesPerSecond: number
 }
 
 interface Chunk {
@@ -48,6 +50,7 @@ export function createPushWindow(): PushWindow {
   let flyingBytes = 0
   let arrivedBytes = 0
   let arrivedUs = 0
+  let busyUs = 0
   let windowBytes = WINDOW_BYTES_START
   let roundTripUsMin = Number.POSITIVE_INFINITY
 
@@ -68,6 +71,9 @@ export function createPushWindow(): PushWindow {
     get windowBytes() {
       return windowBytes
     },
+    get bytesPerSecond() {
+      return busyUs === 0 ? 0 : (arrivedBytes / busyUs) * 1e6
+    },
     room(asked) {
       const bytes = asked ? windowBytes : windowBytes + rate.value * QUEUE_UNASKED_US
       if (flyingBytes >= bytes) return 0
@@ -87,6 +93,7 @@ export function createPushWindow(): PushWindow {
         flyingBytes -= bytes
         arrivedBytes += bytes
       }
+      busyUs += nowUs - arrivedUs
       arrivedUs = nowUs
       adapt(chunk, nowUs)
     },

@@ -13,6 +13,9 @@ export interface YieldingOptions {
   readonly patienceMs: number
 }
 
+/** What suits a guest that wakes up. */
+export const YIELDING = { quietMs: 10, patienceMs: 500 } as const satisfies YieldingOptions
+
 export interface Yielding {
   /** A page was asked for, or is about to be. */
   noteRequest(nowMs: number): void

@@ -5,6 +5,7 @@
 
 import { join } from 'node:path'
 import { GuestError, UsageError } from '../errors.js'
+import type { DemandReport } from '../image/demand.js'
 import { type ServeOptions, serveImage } from '../image/serve.js'
 import { type LaunchOptions, launchQemu, type Qemu, type QemuExit } from '../qemu/launch.js'
 import { setMigrationCapabilities } from '../qemu/migration.js'
@@ -34,6 +35,8 @@ export interface Resumed {
   readonly resumedMs: number | undefined
   /** Why `map` was asked for in vain. */
   readonly notMapped?: string
+  /** What the VM asks for: so far, or in all when `done` has resolved. */
+  demand(): DemandReport
   /** All RAM is in (or, without push, the VM has ended). Look at `ok`. */
   readonly done: Promise<SourceReport & { readonly cause?: Error }>
 }
@@ -56,7 +59,7 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
   const { preempt = false, push = true } = options
   if (reconnect) assertRecoverable('unix:recover', { preempt, push: { on: push } })
   const serve = mapped === undefined ? options : { ...options, preempt: false, mapped: mapped.block }
-  const { machine, source } = serveImage(imagePath, serve)
+  const { machine, source, demand } = serveImage(imagePath, serve)
   let qemu: Qemu | undefined
   try {
     qemu = await launchQemu({
@@ -70,7 +73,8 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
       mapped === undefined ? capabilitiesFor(options) : { events: true },
     )
     await source.ready
-    const resumed = await hand(qemu, source, args.includes('-S'), reconnect)
+    const handed = await hand(qemu, source, args.includes('-S'), reconnect)
+    const resumed = { ...handed, demand }
     return plan !== undefined && 'reason' in plan ? { ...resumed, notMapped: plan.reason } : resumed
   } catch (error) {
     source.cancel()
@@ -86,7 +90,12 @@ const capabilitiesFor = ({ blocktime = false, preempt = false }: ResumeOptions):
   ...(preempt ? { 'postcopy-preempt': true } : {}),
 })
 
-async function hand(qemu: Qemu, source: Source, paused: boolean, reconnect: boolean): Promise<Resumed> {
+async function hand(
+  qemu: Qemu,
+  source: Source,
+  paused: boolean,
+  reconnect: boolean,
+): Promise<Omit<Resumed, 'demand'>> {
   const uri = `unix:${join(qemu.directory, 'migrate')}`
   const recover = reconnect ? `unix:${join(qemu.directory, 'recover')}` : undefined
   const startMs = performance.now()

@@ -1,4 +1,4 @@
-// Whatever bytes an image, its sidecar or a saved stream has: an ImageError with the place, or what was saved, unchanged.
+// Whatever bytes an image, its sidecar, its working set or a saved stream has: an ImageError with the place, or what was saved, unchanged.
 
 import assert from 'node:assert/strict'
 import {
@@ -16,14 +16,16 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ImageError } from '../../src/errors.js'
 import { convertStream } from '../../src/image/convert.js'
+import { createDemand } from '../../src/image/demand.js'
 import { type Image, openImage } from '../../src/image/image.js'
 import { inspectFile } from '../../src/image/inspect.js'
-import { parseSidecar } from '../../src/image/sidecar.js'
+import { parseSidecar, workingSetPath } from '../../src/image/sidecar.js'
+import { parseWorkingSet } from '../../src/image/working-set-file.js'
 import type { Pieces } from '../engine/base-streams.js'
 import { hostileFor, NOTHING_HOSTILE, spoil } from '../engine/mutations.js'
 import type { Random } from '../engine/random.js'
 import { createForwardSplitter } from '../faults/records.js'
-import { makeImage, savedStream } from '../image/saved.js'
+import { makeImage, savedStream, type TestImage } from '../image/saved.js'
 import { type Ending, refusalOf, type Target } from './target.js'
 
 const MiB = 1024 * 1024
@@ -145,28 +147,54 @@ export const images: Target = {
   },
 }
 
-export const sidecars: Target = {
-  name: 'sidecars',
-  skip: false,
-  share: 1,
-  async open() {
-    const directory = temporary()
-    const { json } = await makeImage(directory)
-    rmSync(directory, { recursive: true })
-    const whole = JSON.stringify(parseSidecar(json, 'sidecar'))
-    const lines = [json.split(/(?<=\n)/).map((text) => Buffer.from(text))]
-    return {
-      run(random) {
-        const { bytes } = spoil(lines[0]!, random, lines, NOTHING_HOSTILE)
-        return imageErrorOf(() => {
-          const parsed = parseSidecar(Buffer.from(bytes).toString('utf8'), 'sidecar')
-          assert.equal(JSON.stringify(parsed), whole, 'a changed sidecar was taken')
-        })
-      },
-      close() {},
-    }
-  },
+/** A file beside an image: JSON whose checksum says that it is what was written. */
+function besideImage(
+  name: string,
+  make: (image: TestImage) => string,
+  parse: (json: string) => unknown,
+): Target {
+  return {
+    name,
+    skip: false,
+    share: 1,
+    async open() {
+      const directory = temporary()
+      const json = make(await makeImage(directory))
+      rmSync(directory, { recursive: true })
+      const whole = JSON.stringify(parse(json))
+      const lines = [json.split(/(?<=\n)/).map((text) => Buffer.from(text))]
+      return {
+        run(random) {
+          const { bytes } = spoil(lines[0]!, random, lines, NOTHING_HOSTILE)
+          return imageErrorOf(() => {
+            const parsed = parse(Buffer.from(bytes).toString('utf8'))
+            assert.equal(JSON.stringify(parsed), whole, `changed ${name} were taken`)
+          })
+        },
+        close() {},
+      }
+    },
+  }
 }
+
+export const sidecars = besideImage(
+  'sidecars',
+  ({ json }) => json,
+  (json) => parseSidecar(json, 'sidecar'),
+)
+
+export const workingSets = besideImage(
+  'working-sets',
+  ({ path }) => {
+    const image = openImage(path)
+    const demand = createDemand(image, {})
+    image.close()
+    const pages = Uint32Array.from({ length: 300 }, (_, i) => (i * 37) % 1024)
+    demand.take({ pages, atUs: pages.map((_, i) => i * 90), late: 0, ahead: 0, bytesPerSecond: 0 })
+    return readFileSync(workingSetPath(path), 'utf8')
+  },
+  (json) => parseWorkingSet(json, 'working set'),
+)
 
 /** The records of a captured stream; the devices at its end are one piece. */
 function piecesOf(file: string): Pieces {

@@ -5,6 +5,7 @@ import assert from 'node:assert/strict'
 import { ChannelError, type FarfaultError, ProtocolError } from '../../src/errors.js'
 import type { GuestRemote } from '../../src/guest/guest-remote.js'
 import { createMachine } from '../../src/machine.js'
+import { orderSpec } from '../../src/order/orders.js'
 import { acceptOn, closeFd, connectTo, listenOn, sendAll, shutdownChannel } from '../../src/os/channel.js'
 import { mapAnonymous } from '../../src/os/mapping.js'
 import { createWake } from '../../src/os/wake.js'
@@ -46,6 +47,7 @@ const options: OutgoingOptions = {
   recoverTimeMs: 0,
   silenceTimeoutMs: undefined,
   preempt: false,
+  order: orderSpec('linear'),
   push: { on: true, quietMs: 0, patienceMs: 0 },
 }
 

@@ -1,6 +1,6 @@
 // All targets of the fuzz harness.
 
-import { images, savedStreams, sidecars } from './images.js'
+import { images, savedStreams, sidecars, workingSets } from './images.js'
 import { qmpClient, qmpParser } from './qmp.js'
 import { records } from './records.js'
 import { returnPath, returnPathParser } from './return-path.js'
@@ -18,5 +18,6 @@ export const TARGETS: readonly Target[] = [
   qmpClient,
   images,
   sidecars,
+  workingSets,
   savedStreams,
 ]

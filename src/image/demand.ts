@@ -1,0 +1,116 @@
+// What is known of the pages that a parked VM asks for, and what a run of it adds. Main thread. Nothing here may hurt the
+// VM: what cannot be read is ignored, what cannot be written is said.
+
+import { ImageError } from '../errors.js'
+import { LIMITS } from '../limits.js'
+import { chooseOrder, ORDERS, type OrderChoice, type OrderName } from '../order/orders.js'
+import type { DemandRecord, RecordLimits } from '../order/recorder.js'
+import type { Image } from './image.js'
+import { workingSetPath } from './sidecar.js'
+import {
+  addRun,
+  describeRun,
+  hitRate,
+  type ImageIdentity,
+  identify,
+  type Run,
+  readWorkingSet,
+  type WorkingSetFile,
+} from './working-set-file.js'
+
+export interface DemandOptions {
+  /** In which order pages go: a name of `ORDERS`. Default `adaptive`. */
+  readonly order?: OrderChoice
+  /**
+   * Add to the working set beside the image which pages the VM asks for. By default that is done when there is none, and the
+   * order does not bring pages that nobody asked for around those that somebody did; with false nothing is written.
+   */
+  readonly record?: boolean
+  /** A record ends after this time, ms, if the VM has not settled before. Default 10000. */
+  readonly recordMaxMs?: number
+  /** False: pages are sent only when they are asked for. */
+  readonly push?: boolean
+}
+
+/** What a run asked for. Grows while it goes on: `run` and `written` are null until the VM has settled. */
+export interface DemandReport {
+  readonly order: OrderName | 'on-demand'
+  /** The working set that the run began with. */
+  readonly workingSet: { readonly file: string; readonly pages: number; readonly records: number } | null
+  readonly run: (Run & { readonly asked: number; readonly hitRate: number | null }) | null
+  /** What is in the file now. */
+  readonly written: { readonly file: string; readonly pages: number; readonly records: number } | null
+  /** Why a working set was not used, or not written; none of it hurts the VM. */
+  readonly problems: readonly string[]
+}
+
+export interface Demand {
+  readonly order: OrderName
+  readonly recorded: Uint32Array | undefined
+  readonly record: RecordLimits | undefined
+  /** The VM has settled. */
+  take(record: DemandRecord): void
+  report(): DemandReport
+}
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+
+const sizeOf = (file: string, { pages, records }: WorkingSetFile) => ({ file, pages: pages.length, records })
+
+/** @throws SystemError when the image cannot be read */
+export function createDemand(image: Image, options: DemandOptions): Demand {
+  const {
+    order: choice = 'adaptive',
+    record: wanted,
+    recordMaxMs = LIMITS.recordMaxMs,
+    push = true,
+  } = options
+  const file = workingSetPath(image.path)
+  const problems: string[] = []
+  const identity = identify(image)
+  const known = readIfSound(identity, problems)
+  const order = chooseOrder(
+    choice,
+    known !== undefined ? 'record' : wanted === false ? 'nothing' : 'recording',
+  )
+  // Neighbours that come along are never asked for: a record of them would lack most of what the VM needs.
+  const complete = !push || !ORDERS[order].around
+  const keep = wanted ?? (known === undefined && complete)
+  const how = push ? order : 'on-demand'
+  let run: DemandReport['run'] = null
+  let written: DemandReport['written'] = null
+
+  return {
+    order,
+    recorded: known?.pages,
+    record: wanted === false ? undefined : { settleMs: LIMITS.recordSettleMs, maxMs: recordMaxMs },
+    take(record) {
+      const seen = { record, order: how, keep } as const
+      const described = describeRun(seen)
+      run = { ...described, asked: record.pages.length, hitRate: hitRate(described) ?? null }
+      try {
+        const set = addRun(identity, seen)
+        written = set === undefined ? null : sizeOf(file, set)
+      } catch (error) {
+        problems.push(`the working set was not written: ${messageOf(error)}`)
+      }
+    },
+    report: () => ({
+      order: how,
+      workingSet: known === undefined ? null : sizeOf(file, known),
+      run,
+      written,
+      problems,
+    }),
+  }
+}
+
+function readIfSound(identity: ImageIdentity, problems: string[]): WorkingSetFile | undefined {
+  try {
+    return readWorkingSet(identity)
+  } catch (error) {
+    const why = error instanceof ImageError ? error.message : `it cannot be read: ${messageOf(error)}`
+    problems.push(`the working set is ignored: ${why}`)
+    return undefined
+  }
+}

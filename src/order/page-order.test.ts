@@ -1,0 +1,215 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { UsageError } from '../errors.js'
+import { type Bitmap, createBitmap } from '../ram/bitmap.js'
+import { numberBlocks } from '../ram/block.js'
+import { chooseOrder, ORDER_NAMES, type OrderName, orderSpec } from './orders.js'
+import { createPageOrder, type PageOrder } from './page-order.js'
+
+const MiB = 1024 * 1024
+
+function setUp(whole: boolean, name: OrderName = 'linear', recorded?: Uint32Array) {
+  const blocks = numberBlocks([
+    { name: 'a', length: 64 * 4096, pageSize: 4096, address: 0x10_0000 },
+    { name: 'b', length: 4 * MiB, pageSize: 2 * MiB, address: 0x4000_0000 },
+    { name: 'c', length: 40 * 4096, pageSize: 4096, address: 0x20_0000 },
+  ])
+  const dirty = blocks.map((block) => createBitmap(block.pages))
+  const background = blocks.map((block) => createBitmap(block.pages))
+  const order = createPageOrder({
+    ...{ spec: orderSpec(name, 16), blocks, dirty, background, recorded },
+    wholeHostPages: () => whole,
+  })
+  /** Dirty; of zero pages only requests and records lead to them. */
+  function fill(block: number, start: number, end: number, zero = false): void {
+    dirty[block]!.setRange(start, end)
+    if (!zero) background[block]!.setRange(start, end)
+  }
+  return { blocks, dirty, background, order, fill }
+}
+
+test('a requested page wins, and the scan goes on behind it', () => {
+  const { fill, order } = setUp(false)
+  fill(0, 0, 64)
+  assert.ok(order.nextScanned())
+  assert.equal(order.pick.page, 0)
+  order.request(0, 40, 1)
+  assert.ok(order.nextRequested())
+  assert.deepEqual({ ...order.pick }, { blockIndex: 0, page: 40, pages: 1, reason: 'requested' })
+  assert.equal(order.nextRequested(), false)
+  assert.ok(order.nextScanned())
+  assert.equal(order.pick.page, 41)
+})
+
+test('a request for a page that is not dirty is dropped', () => {
+  const { fill, order } = setUp(false)
+  fill(0, 3, 4)
+  order.request(0, 2, 1)
+  order.request(0, 3, 1)
+  order.request(0, 3, 1)
+  assert.ok(order.nextRequested())
+  assert.equal(order.pick.page, 3)
+  assert.equal(order.nextRequested(), false)
+  assert.equal(order.queued, 0)
+})
+
+test('after the switch a huge page goes whole, whichever of its target pages was asked for', () => {
+  const { dirty, fill, order } = setUp(true)
+  fill(1, 0, 1024)
+  order.request(1, 700, 1)
+  assert.ok(order.nextRequested())
+  assert.deepEqual({ ...order.pick }, { blockIndex: 1, page: 512, pages: 512, reason: 'requested' })
+  assert.equal(dirty[1]!.count(), 512)
+})
+
+const steps = fc.array(
+  fc.record({
+    block: fc.nat(2),
+    page: fc.nat(39),
+    pages: fc.integer({ min: 1, max: 9 }),
+    likely: fc.nat(30),
+    scanned: fc.nat(30),
+  }),
+  { maxLength: 40 },
+)
+const spans = fc.array(
+  fc.record({ block: fc.nat(2), start: fc.nat(63), length: fc.nat(20), zero: fc.boolean() }),
+)
+const record = fc.array(fc.nat(64 + 1024 + 40 + 5), { maxLength: 60 })
+
+for (const name of ORDER_NAMES) {
+  test(`${name}: every dirty page is taken exactly once, requested ones first`, () => {
+    fc.assert(
+      fc.property(steps, spans, record, fc.boolean(), (list, dirtySpans, recorded, all) => {
+        const { blocks, dirty, background, order, fill } = setUp(true, name, Uint32Array.from(recorded))
+        if (all) for (const { index, pages } of blocks) fill(index, 0, pages)
+        for (const { block, start, length, zero } of dirtySpans) {
+          const end = Math.min(start + length, blocks[block]!.pages)
+          if (block !== 1 && !all) fill(block, Math.min(start, end), end, zero)
+        }
+        const total = (bitmaps: readonly Bitmap[]) => bitmaps.reduce((sum, bitmap) => sum + bitmap.count(), 0)
+        const before = total(dirty)
+        const taken = new Set<string>()
+        const take = (): void => {
+          const { blockIndex, page, pages } = order.pick
+          for (let p = page; p < page + pages; p++) {
+            assert.ok(!taken.has(`${blockIndex}:${p}`), 'taken twice')
+            taken.add(`${blockIndex}:${p}`)
+            assert.ok(!dirty[blockIndex]!.get(p) && !background[blockIndex]!.get(p))
+          }
+        }
+        const drain = (next: () => boolean, most: number): void => {
+          for (let i = 0; i < most && next(); i++) take()
+        }
+        for (const { block, page, pages, likely, scanned } of list) {
+          const asked = Math.min(pages, blocks[block]!.pages - page)
+          const want = dirty[block]!.nextSet(page, page + asked)
+          assert.ok(order.request(block, page, asked))
+          assert.equal(order.nextRequested(), want >= 0)
+          if (want >= 0) {
+            const { pick } = order
+            assert.equal(pick.reason, 'requested')
+            assert.equal(pick.blockIndex, block)
+            assert.ok(pick.page <= want && want < pick.page + pick.pages, 'what was asked for goes first')
+            take()
+          }
+          drain(order.nextRequested, Number.POSITIVE_INFINITY)
+          assert.equal(order.queued, 0)
+          drain(order.nextLikely, likely)
+          drain(order.nextScanned, scanned)
+        }
+        drain(order.nextLikely, Number.POSITIVE_INFINITY)
+        drain(order.nextScanned, Number.POSITIVE_INFINITY)
+        assert.equal(order.anyScanned() || order.anyLikely(), false)
+        assert.equal(total(background), 0, 'nothing is forgotten')
+        assert.equal(taken.size, before - total(dirty))
+      }),
+      { numRuns: 200 },
+    )
+  })
+}
+
+const picks = (next: () => boolean, { pick }: PageOrder, most = 1000): number[] => {
+  const pages: number[] = []
+  while (pages.length < most && next()) pages.push(pick.page)
+  return pages
+}
+const upTo = (start: number, end: number): number[] =>
+  Array.from({ length: end - start }, (_, i) => start + i)
+
+test('fault-around: the demanded page alone, then the rest of its group, nothing that is zero', () => {
+  const { fill, order } = setUp(false, 'fault-around')
+  fill(0, 0, 64)
+  fill(2, 0, 40, true)
+  order.request(0, 20, 1)
+  order.request(2, 3, 1)
+  assert.deepEqual(picks(order.nextRequested, order), [20, 3])
+  assert.deepEqual(picks(order.nextLikely, order), [...upTo(21, 32), ...upTo(16, 20)])
+  assert.deepEqual(picks(order.nextScanned, order, 2), [0, 1], 'on from the last request, and round')
+})
+
+test('fault-around: the group of the latest request goes first, and the end of a block ends it', () => {
+  const { fill, order } = setUp(false, 'fault-around')
+  fill(0, 0, 64)
+  fill(2, 0, 40)
+  order.request(0, 0, 1)
+  order.request(2, 33, 1)
+  assert.deepEqual(picks(order.nextRequested, order), [0, 33])
+  assert.deepEqual(picks(order.nextLikely, order), [...upTo(34, 40), 32, ...upTo(1, 16)])
+})
+
+test('bubbling goes outward, both ways, from each request by turns', () => {
+  const { fill, order } = setUp(false, 'bubbling')
+  fill(1, 0, 1024)
+  order.request(1, 100, 1)
+  order.request(1, 800, 1)
+  assert.deepEqual(picks(order.nextRequested, order), [100, 800])
+  assert.equal(order.nextLikely(), false)
+  const order16 = picks(order.nextScanned, order, 40)
+  assert.deepEqual(order16.slice(0, 15), upTo(801, 816), 'up from the latest')
+  assert.deepEqual(order16.slice(15, 31), upTo(784, 800), 'down from there, a turn of 16 pages')
+  const rest = picks(order.nextScanned, order)
+  assert.equal(rest.length, 1024 - 42)
+  const far = rest.indexOf(1023)
+  assert.ok(rest.indexOf(120) < far && rest.indexOf(90) < far, 'the older one has its turns')
+})
+
+test('recorded pages go in their order, zero ones, too; what was sent is left out', () => {
+  const { fill, order } = setUp(false, 'recorded', Uint32Array.of(40, 2, 64 + 1024 + 7, 2, 9999, 3))
+  fill(0, 0, 64)
+  fill(2, 0, 40, true)
+  order.request(0, 3, 1)
+  assert.deepEqual(picks(order.nextRequested, order), [3])
+  assert.deepEqual(picks(order.nextLikely, order), [40, 2, 7])
+})
+
+test('recorded and around: only what the record lacks brings its neighbours', () => {
+  const { fill, order } = setUp(false, 'recorded-around', Uint32Array.of(1, 2))
+  fill(0, 0, 64)
+  order.request(0, 2, 1)
+  order.request(0, 50, 1)
+  assert.deepEqual(picks(order.nextRequested, order), [2, 50])
+  assert.deepEqual(picks(order.nextLikely, order), [...upTo(51, 64), 48, 49, 1])
+})
+
+test('the adaptive order: the record where there is one; while one is made, nothing that hides what is asked for', () => {
+  assert.equal(chooseOrder('adaptive', 'record'), 'recorded-around')
+  assert.equal(chooseOrder('adaptive', 'recording'), 'linear')
+  assert.equal(chooseOrder('adaptive', 'nothing'), 'fault-around')
+  assert.equal(chooseOrder('adaptive', 'live'), 'linear')
+  assert.equal(chooseOrder('bubbling', 'record'), 'bubbling')
+  for (const pages of [0, 3, -1, 8192, Number.NaN])
+    assert.throws(() => orderSpec('linear', pages), UsageError)
+})
+
+test('the scan wraps and says so', () => {
+  const { fill, order } = setUp(false)
+  fill(2, 5, 6)
+  assert.ok(order.nextScanned())
+  fill(0, 1, 2)
+  assert.ok(order.nextScanned())
+  assert.equal(order.pick.blockIndex, 0)
+  assert.equal(order.wrapped, 1)
+  assert.equal(order.nextScanned(), false)
+})

@@ -1,0 +1,126 @@
+// Which page goes next: requested ones first, in the order they were asked for; then those that are likely to be asked for
+// next; then a scan over the rest. Pure: bitmaps in, page numbers out. Used by the source thread.
+//
+// Nobody takes a page twice: taking clears its dirty bits, and a request for a page that is not dirty is dropped,
+// because that page is on its way already.
+
+import type { Bitmap } from '../ram/bitmap.js'
+import type { RamBlock } from '../ram/block.js'
+import { trace, tracing } from '../trace.js'
+import { createBubblingScan } from './bubbling.js'
+import { createLinearScan } from './linear.js'
+import { createNeighbours } from './neighbours.js'
+import type { OrderSpec } from './orders.js'
+import type { Place } from './place.js'
+import { createRecordedPages } from './recorded.js'
+import { createRequests } from './requests.js'
+
+/** Who led to a page: a request, a guess that it will be asked for soon, or the scan. */
+export type PickReason = 'requested' | 'likely' | 'scanned'
+
+/** What `next` found; one object, filled anew at each call. */
+export interface Pick extends Place {
+  /** First target page is `page`; how many (1, or a whole host page's worth). */
+  pages: number
+  reason: PickReason
+}
+
+export interface PageOrder {
+  readonly pick: Pick
+  /** Queue a request. False when the queue is full: stop reading requests until it has drained. */
+  request(blockIndex: number, page: number, pages: number): boolean
+  /** Requests waiting (some may turn out to be for pages already sent). */
+  readonly queued: number
+  /** Next requested page that is still dirty, into `pick`. False when there is none. */
+  nextRequested(): boolean
+  /** Next page that is likely to be asked for, into `pick`: recorded, or near to a requested one. False when there is none. */
+  nextLikely(): boolean
+  /** True when there is one. */
+  anyLikely(): boolean
+  /**
+   * Next dirty page of the scan, into `pick`; wraps over all blocks. False when nothing is dirty.
+   * `wrapped` counts the times the scan came past the end of the last block.
+   */
+  nextScanned(): boolean
+  /** True when there is one. */
+  anyScanned(): boolean
+  readonly wrapped: number
+  /** Let the scan begin at the first page of the first block again. */
+  rewind(): void
+}
+
+export interface PageOrderParts {
+  readonly spec: OrderSpec
+  readonly blocks: readonly RamBlock[]
+  /** Still to send, a bitmap a block; taking a page clears its bits. */
+  readonly dirty: readonly Bitmap[]
+  /** Of these, what need not wait for a request: the scan goes over them. The same bitmaps when that is all. */
+  readonly background: readonly Bitmap[]
+  /** Pages that were recorded, as in `createRecordedPages`. */
+  readonly recorded?: Uint32Array | undefined
+  /** After the switch: a pick is a whole host page, since it can only be placed whole. */
+  wholeHostPages(): boolean
+}
+
+export function createPageOrder({ spec, blocks, dirty, background, ...parts }: PageOrderParts): PageOrder {
+  const pick: Pick = { blockIndex: 0, page: 0, pages: 1, reason: 'scanned' }
+  const requests = createRequests()
+  const scan = (spec.scan === 'bubbling' ? createBubblingScan : createLinearScan)(background)
+  const recorded =
+    spec.recorded && parts.recorded !== undefined
+      ? createRecordedPages(blocks, dirty, parts.recorded)
+      : undefined
+  const neighbours = spec.aroundPages > 1 ? createNeighbours(background, spec.aroundPages) : undefined
+
+  /** Takes the page where `pick` is. */
+  function take(reason: PickReason): true {
+    const { blockIndex, page } = pick
+    const pages = parts.wholeHostPages() ? blocks[blockIndex]!.ratio : 1
+    pick.page = page - (page % pages)
+    pick.pages = pages
+    pick.reason = reason
+    dirty[blockIndex]!.clearRange(pick.page, pick.page + pages)
+    if (background !== dirty) background[blockIndex]!.clearRange(pick.page, pick.page + pages)
+    return true
+  }
+
+  /** What a page that was asked for means for the pages behind it. */
+  function spread(): void {
+    const { blockIndex, page, pages } = pick
+    scan.asked(blockIndex, page, page + pages)
+    // The neighbours that a recorded page needs have been recorded, too.
+    if (neighbours !== undefined && recorded?.has(blocks[blockIndex]!, page) !== true)
+      neighbours.add(blockIndex, page, page + pages)
+  }
+
+  const seekLikely = (): boolean => neighbours?.seek(pick) === true || recorded?.seek(pick) === true
+
+  return {
+    pick,
+    get queued() {
+      return requests.queued
+    },
+    get wrapped() {
+      return scan.wrapped
+    },
+    request: requests.add,
+    nextRequested() {
+      while (requests.next(pick)) {
+        const { blockIndex, page } = pick
+        if (dirty[blockIndex]!.get(page)) {
+          if (tracing()) trace('get_queued_page', blocks[blockIndex]!.name, page)
+          take('requested')
+          spread()
+          return true
+        }
+        if (tracing()) trace('get_queued_page_not_dirty', blocks[blockIndex]!.name, page)
+      }
+      return false
+    },
+    nextLikely: () => seekLikely() && take('likely'),
+    anyLikely: seekLikely,
+    nextScanned: () => scan.seek(pick) && take('scanned'),
+    anyScanned: () => scan.seek(pick),
+    rewind: scan.rewind,
+  }
+}

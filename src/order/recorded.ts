@@ -1,0 +1,43 @@
+// Pages that earlier runs asked for, in the order of their first use. Pure; source thread.
+
+import type { Bitmap } from '../ram/bitmap.js'
+import { createBitmap } from '../ram/bitmap.js'
+import { blockOfPage, type RamBlock, totalPages } from '../ram/block.js'
+import type { Finder } from './place.js'
+
+/** The list, and which pages are in it. */
+export interface RecordedPages extends Finder {
+  has(block: RamBlock, page: number): boolean
+}
+
+/**
+ * @param list numbers of pages among those of all blocks (`RamBlock.firstPage` and the page of the block).
+ * @param dirty what is still to send, a bitmap a block: pages that are zero, too, are waited for.
+ */
+export function createRecordedPages(
+  blocks: readonly RamBlock[],
+  dirty: readonly Bitmap[],
+  list: Uint32Array,
+): RecordedPages {
+  const known = createBitmap(totalPages(blocks))
+  for (const page of list) if (page < known.length) known.set(page)
+  let next = 0
+  let block = blocks[0]!
+
+  return {
+    has: ({ firstPage }, page) => known.get(firstPage + page),
+    seek(place) {
+      for (; next < list.length; next++) {
+        const flat = list[next]!
+        if (flat >= known.length) continue
+        if (flat < block.firstPage || flat >= block.firstPage + block.pages) block = blockOfPage(blocks, flat)
+        const page = flat - block.firstPage
+        if (!dirty[block.index]!.get(page)) continue
+        place.blockIndex = block.index
+        place.page = page
+        return true
+      }
+      return false
+    },
+  }
+}

@@ -1,0 +1,119 @@
+// Compares orders of pages on a recorded trace: what each would cost, without running any guest. Any thread; blocks it for as
+// long as it calculates.
+
+import { UsageError } from '../errors.js'
+import { readTrace, type WorkingSetFile } from '../image/working-set-file.js'
+import { assertAtLeastZero } from '../limits.js'
+import { AROUND_PAGES, ORDER_NAMES, type OrderName, orderSpec } from '../order/orders.js'
+import { numberBlocks, TARGET_PAGE_BYTES } from '../ram/block.js'
+import { YIELDING } from '../source/yielding.js'
+import { type Outcome, simulate, type Trace } from './model.js'
+
+export interface ReplayOptions {
+  /** Bytes a second that source, link and destination carry together. By default what the last run measured, or else 300 MiB. */
+  readonly bandwidth?: number
+  /** What the link adds to the time of a fault, ms. Default 0: the link is that of the trace. */
+  readonly roundTripMs?: number
+  /** As in `ServeOptions`. Default 10 and 500. */
+  readonly quietMs?: number
+  readonly patienceMs?: number
+  /** As in `ServeOptions`. Default 64. */
+  readonly aroundPages?: number
+  /** A working set to send first in the recorded orders; by default that of the trace itself, which is the best case. */
+  readonly workingSet?: string
+  /** Only these orders, and `on-demand`. Default all. */
+  readonly orders?: readonly OrderName[]
+}
+
+export interface ReplayReport {
+  readonly file: string
+  readonly pages: number
+  /** From the guest's start to the last page that it asked for, ms. */
+  readonly spanMs: number
+  /** What a fault cost when the trace was taken, as far as the trace tells: see `faultCostUs`, µs. */
+  readonly recordedFaultUs: number
+  readonly bandwidth: number
+  readonly roundTripMs: number
+  readonly orders: readonly (Outcome & { readonly order: OrderName | 'on-demand' })[]
+  /** Why it is to be taken with care; empty when it is not. */
+  readonly doubts: readonly string[]
+}
+
+const DEFAULT_BANDWIDTH = 300 * 1024 * 1024
+
+/** @throws ImageError when a trace is damaged; UsageError for one that is not there, or for options that cannot be. */
+export function replayTrace(path: string, options: ReplayOptions = {}): ReplayReport {
+  const { roundTripMs = 0, quietMs = YIELDING.quietMs, patienceMs = YIELDING.patienceMs } = options
+  const { aroundPages = AROUND_PAGES } = options
+  const file = readTrace(path)
+  const bandwidth = options.bandwidth ?? measuredBandwidth(file)
+  assertAtLeastZero({ bandwidth, roundTripMs, quietMs, patienceMs })
+  const trace = traceOf(file)
+  const recorded = options.workingSet === undefined ? file.pages : otherSet(options.workingSet, file)
+  const recordedFaultUs = faultCostUs(file.firstUs)
+  const conditions = {
+    ...{ recorded, quietMs, patienceMs, bandwidth: bandwidth === 0 ? Number.POSITIVE_INFINITY : bandwidth },
+    ...{ recordedFaultUs, faultUs: recordedFaultUs + roundTripMs * 1000 },
+  }
+  const specs = (options.orders ?? ORDER_NAMES).map((order) => ({
+    order,
+    spec: orderSpec(order, aroundPages),
+  }))
+  return {
+    file: path,
+    pages: file.pages.length,
+    spanMs: (file.firstUs.at(-1) ?? 0) / 1000,
+    ...{ recordedFaultUs, bandwidth, roundTripMs },
+    orders: [{ order: 'on-demand' as const, spec: undefined }, ...specs].map(({ order, spec }) => ({
+      order,
+      ...simulate(trace, { ...conditions, spec }),
+    })),
+    doubts: doubtsAbout(file),
+  }
+}
+
+function traceOf(file: WorkingSetFile): Trace {
+  const shapes = file.blocks.map(({ name, present }) => ({
+    ...{ name, length: present.length * TARGET_PAGE_BYTES, pageSize: TARGET_PAGE_BYTES, address: 0 },
+  }))
+  return { ...file, blocks: numberBlocks(shapes), present: file.blocks.map(({ present }) => present) }
+}
+
+/** @throws UsageError when its pages are not those of the trace's machine */
+function otherSet(path: string, trace: WorkingSetFile): Uint32Array {
+  const set = readTrace(path)
+  const shape = ({ blocks }: WorkingSetFile) =>
+    blocks.map(({ name, present }) => `${name} ${present.length}`).join()
+  if (shape(set) !== shape(trace))
+    throw new UsageError(`${path} is of a machine with other RAM than the trace`)
+  return set.pages
+}
+
+const measuredBandwidth = ({ last, recorded }: WorkingSetFile): number =>
+  last.bytesPerSecond || recorded.bytesPerSecond || DEFAULT_BANDWIDTH
+
+/**
+ * What a fault cost, out of the times between two. A guest that has just woken up does little else than wait, so that is the
+ * half of them, near to what QEMU counts as its blocktime; but of one that calculates for long in between, no more than a few
+ * times what its fastest ones took.
+ */
+export function faultCostUs(atUs: Uint32Array): number {
+  const gaps = atUs.slice(1).map((us, i) => us - atUs[i]!)
+  gaps.sort()
+  const at = (share: number): number => gaps[Math.floor(gaps.length * share)] ?? 0
+  return Math.min(at(0.5), FASTEST_TIMES * at(FASTEST))
+}
+
+/** Not the fastest of all: two CPUs can ask at the same time. */
+const FASTEST = 0.05
+const FASTEST_TIMES = 3
+
+function doubtsAbout({ records, recorded }: WorkingSetFile): string[] {
+  const doubts: string[] = []
+  if (records > 1) doubts.push(`its times are those of ${records} records, merged`)
+  if (recorded.order !== 'on-demand')
+    doubts.push(
+      `pages were pushed while it was recorded (${recorded.order}), and nobody saw those being used`,
+    )
+  return doubts
+}

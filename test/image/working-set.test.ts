@@ -1,0 +1,216 @@
+// The working set of an image: written, merged, read, and refused when it is not what was written or not of this image.
+
+import assert from 'node:assert/strict'
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { test } from 'node:test'
+import { deflateRawSync } from 'node:zlib'
+import { ImageError, UsageError } from '../../src/errors.js'
+import { createDemand, type DemandOptions } from '../../src/image/demand.js'
+import { checksumOf } from '../../src/image/fields.js'
+import { openImage } from '../../src/image/image.js'
+import { inspectFile } from '../../src/image/inspect.js'
+import { workingSetPath } from '../../src/image/sidecar.js'
+import {
+  addRun,
+  encodeWorkingSet,
+  identify,
+  parseWorkingSet,
+  readTrace,
+  readWorkingSet,
+} from '../../src/image/working-set-file.js'
+import { LIMITS } from '../../src/limits.js'
+import type { DemandRecord } from '../../src/order/recorder.js'
+import { temporaryDirectory } from './images.js'
+import { makeImage } from './saved.js'
+
+const recordOf = (pages: readonly number[], counts: Partial<DemandRecord> = {}): DemandRecord => ({
+  pages: Uint32Array.from(pages),
+  atUs: Uint32Array.from(pages, (_, i) => 100 * i),
+  ...{ late: 0, ahead: 0, bytesPerSecond: 1000 },
+  ...counts,
+})
+
+async function setUp(t: Parameters<typeof temporaryDirectory>[0]) {
+  const directory = temporaryDirectory(t)
+  const { path } = await makeImage(directory)
+  const file = workingSetPath(path)
+  const demand = (options: DemandOptions = {}) => {
+    const image = openImage(path)
+    try {
+      return createDemand(image, options)
+    } finally {
+      image.close()
+    }
+  }
+  const identity = () => {
+    const image = openImage(path)
+    try {
+      return identify(image)
+    } finally {
+      image.close()
+    }
+  }
+  return { directory, path, file, demand, identity }
+}
+
+test('a run is recorded when nothing is known, and later runs begin with it', async (t) => {
+  const { path, file, demand, directory } = await setUp(t)
+  const first = demand()
+  assert.equal(first.order, 'linear')
+  assert.equal(first.recorded, undefined)
+  first.take(recordOf([7, 3, 900]))
+  const report = first.report()
+  assert.deepEqual(report.problems, [])
+  assert.deepEqual(report.written, { file, pages: 3, records: 1 })
+  assert.equal(report.run!.missed, 3)
+
+  const second = demand()
+  assert.equal(second.order, 'recorded-around')
+  assert.deepEqual([...second.recorded!], [7, 3, 900])
+  second.take(recordOf([3, 50], { late: 1, ahead: 2 }))
+  const { workingSet } = inspectFile(path)
+  const { pages, ranges, records, last } = workingSet!
+  assert.deepEqual({ pages, ranges, records }, { pages: 3, ranges: 3, records: 1 }, 'not asked to record')
+  assert.deepEqual([last.ahead, last.late, last.missed, last.hitRate], [2, 1, 1, 0.5])
+
+  const third = demand({ record: true })
+  third.take(recordOf([50, 3], { late: 1, ahead: 2 }))
+  const merged = demand({ record: false })
+  assert.equal(merged.record, undefined, 'nothing is noted')
+  assert.deepEqual([...merged.recorded!], [7, 50, 3, 900])
+  assert.deepEqual(
+    readdirSync(directory).filter((name) => name.includes('partial')),
+    [],
+  )
+})
+
+test('an order that hides what is wanted does not make the first record by itself', async (t) => {
+  const { demand } = await setUp(t)
+  const around = demand({ order: 'fault-around' })
+  around.take(recordOf([1]))
+  assert.equal(demand().recorded, undefined)
+  const asked = demand({ order: 'fault-around', record: true })
+  asked.take(recordOf([1]))
+  assert.deepEqual([...demand().recorded!], [1])
+})
+
+test('clones that began with nothing: whoever writes last merges', async (t) => {
+  const { demand } = await setUp(t)
+  const clones = [demand(), demand(), demand()]
+  for (const [i, clone] of clones.entries()) clone.take(recordOf([1, 10 + i]))
+  assert.deepEqual(clones.at(-1)!.report().written!.records, 3)
+  assert.deepEqual(new Set(demand().recorded), new Set([1, 10, 11, 12]))
+})
+
+test('one of another image is ignored, that is said, and it gives way to a new one', async (t) => {
+  const { path, file, demand, identity } = await setUp(t)
+  demand().take(recordOf([1]))
+  const own = identity()
+  writeFileSync(
+    file,
+    encodeWorkingSet({ ...readWorkingSet(own)!, image: { ...own.image, metadataCrc32: '00000000' } }),
+  )
+  assert.throws(() => readWorkingSet(own), ImageError)
+  assert.match(inspectFile(path).workingSetProblem!, /that of another image/)
+  const next = demand()
+  assert.equal(next.recorded, undefined)
+  assert.match(next.report().problems[0]!, /ignored: .*another image/)
+  next.take(recordOf([2]))
+  assert.deepEqual([...readWorkingSet(own)!.pages], [2])
+})
+
+test('without a sidecar the checksum of the metadata is calculated: the same one', async (t) => {
+  const { path, identity } = await setUp(t)
+  const { metadataCrc32 } = identity().image
+  unlinkSync(`${path}.json`)
+  assert.equal(identity().image.metadataCrc32, metadataCrc32)
+})
+
+test('what cannot be written is said, and hurts nothing', async (t) => {
+  const { file, demand, directory } = await setUp(t)
+  const run = demand()
+  mkdirSync(file)
+  run.take(recordOf([1]))
+  assert.match(run.report().problems[0]!, /was not written/)
+  assert.equal(run.report().run!.asked, 1)
+  assert.match(demand().report().problems[0]!, /ignored: it cannot be read/)
+  rmdirSync(file)
+  assert.ok(!readdirSync(directory).some((name) => name.includes('partial')))
+  assert.ok(!existsSync(file))
+})
+
+test('every byte counts: a file that was changed anywhere is refused or says the same', async (t) => {
+  const { file, demand } = await setUp(t)
+  demand().take(recordOf([1, 2, 3, 40]))
+  const json = readFileSync(file, 'utf8')
+  const sound = JSON.stringify(parseWorkingSet(json, file))
+  for (let at = 0; at < json.length; at += 3) {
+    const spoilt = json.slice(0, at) + String.fromCharCode(json.charCodeAt(at) ^ 1) + json.slice(at + 1)
+    for (const text of [spoilt, json.slice(0, at)]) {
+      try {
+        assert.equal(JSON.stringify(parseWorkingSet(text, file)), sound)
+      } catch (error) {
+        assert.ok(error instanceof ImageError, String(error))
+      }
+    }
+  }
+  appendFileSync(file, ' x')
+  assert.throws(() => readTrace(file), ImageError)
+  assert.throws(() => readTrace(`${file}.no`), UsageError)
+})
+
+test('fields that are wrong in themselves are named', async (t) => {
+  const { file, demand } = await setUp(t)
+  demand().take(recordOf([1, 2, 3]))
+  const { crc32: _, ...fields } = JSON.parse(readFileSync(file, 'utf8'))
+  const columnsOf = (bytes: Uint8Array) => deflateRawSync(bytes).toString('base64')
+  const columns = (pages: number[], us: number[]) => {
+    const bytes = Buffer.alloc(10 * pages.length)
+    for (const [i, page] of pages.entries()) bytes.writeUInt32LE(page, 4 * i)
+    for (const [i, atUs] of us.entries()) bytes.writeUInt32LE(atUs, 4 * (pages.length + i))
+    return columnsOf(bytes)
+  }
+  const wrong: Readonly<Record<string, object>> = {
+    version: { version: 2 },
+    'recorded.order': { recorded: { ...fields.recorded, order: 'random' } },
+    'last.at': { last: { ...fields.last, at: 'today' } },
+    'image.bytes': { image: { ...fields.image, bytes: -1 } },
+    'blocks[0].pages': { blocks: [{ ...fields.blocks[0], pages: 2 ** 40 }] },
+    'blocks[0].present': { blocks: [{ ...fields.blocks[0], present: columnsOf(Buffer.alloc(2 ** 20)) }] },
+    pages: { pages: LIMITS.workingSetPagesMax + 1 },
+    columns: { columns: columns([1, 2], [0, 1]) },
+    'columns: expected each page once': { columns: columns([1, 2, 1], [0, 1, 2]) },
+    'columns: expected pages below': { columns: columns([1, 2, 2 ** 31], [0, 1, 2]) },
+    'columns: expected the order': { columns: columns([1, 2, 3], [0, 2, 1]) },
+    extra: { extra: 1 },
+  }
+  for (const [where, change] of Object.entries(wrong)) {
+    const changed = { ...fields, ...change }
+    const text = JSON.stringify({ ...changed, crc32: checksumOf(changed) })
+    assert.throws(
+      () => parseWorkingSet(text, file),
+      (error: unknown) => error instanceof ImageError && error.message.includes(`field ${where}`),
+      where,
+    )
+  }
+})
+
+test('a run that is not kept still replaces nothing but the last run', async (t) => {
+  const { identity, demand } = await setUp(t)
+  demand().take(recordOf([1, 2]))
+  const of = identity()
+  addRun(of, { record: recordOf([9]), order: 'bubbling', keep: false })
+  const set = readWorkingSet(of)!
+  assert.deepEqual([...set.pages], [1, 2])
+  assert.equal(set.recorded.order, 'linear')
+  assert.equal(set.last.order, 'bubbling')
+})
