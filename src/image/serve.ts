@@ -3,6 +3,7 @@
 import { assertAtLeastZero, LIMITS } from '../limits.js'
 import { type Source, startSource } from '../source/start-source.js'
 import type { TlsConnectOptions } from '../tls/tunnel.js'
+import { identityOf } from './identity.js'
 import { openImage } from './image.js'
 import type { ServeThreadData } from './serve-thread.js'
 
@@ -32,6 +33,8 @@ export interface ServedImage {
   readonly machine: string
   /** Bytes of all RAM blocks. */
   readonly memoryBytes: number
+  /** What tells this image from others: see identity.ts. */
+  readonly identity: string
   readonly source: Source
 }
 
@@ -47,6 +50,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
   const { capabilities: _, ...configuration } = image.configuration
   const memoryBytes = image.blocks.reduce((sum, { length }) => sum + length, 0)
   const { machine, ramSectionId } = image
+  const identity = identityOf(image)
   image.close()
   const source = startSource<ServeThreadData>({
     thread: new URL('./serve-thread.js', import.meta.url),
@@ -69,5 +73,5 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
       },
     },
   })
-  return { machine, memoryBytes, source }
+  return { machine, memoryBytes, identity, source }
 }

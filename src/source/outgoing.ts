@@ -42,6 +42,8 @@ export type Order =
   | { readonly order: 'cancel' }
   /** `recover`: where to reconnect when the connection is lost after the switch; undefined: not at all. */
   | { readonly order: 'connect'; readonly uri: string; readonly recover: string | undefined }
+  /** Another process was the source, and died after the switch: go on from what the destination says that it has. */
+  | { readonly order: 'take-over'; readonly uri: string }
   | { readonly order: 'start-postcopy' }
   | { readonly order: 'bandwidth'; readonly precopy?: number; readonly postcopy?: number }
 

@@ -37,6 +37,12 @@ export interface Source extends Migration {
   readonly ready: Promise<void>
   /** @param recover where to reconnect when the connection is lost after the switch; undefined: not at all. @throws UsageError when that cannot be */
   connect(uri: string, recover?: string): void
+  /**
+   * Instead of `connect`: another process was the source and died after the switch. The destination waits at `uri` for
+   * one that has the same RAM, and says what it has of it. Reconnects there when the connection is lost again.
+   * @throws UsageError when that cannot be
+   */
+  takeOver(uri: string): void
 }
 
 /** `thread`: the entry to start, which calls `runSource`; `data`: what it wants besides. */
@@ -70,6 +76,11 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
     order({ order: 'connect', uri: tunnel?.uri ?? uri, recover })
   }
 
+  function takeOver(uri: string): void {
+    assertRecoverable(uri, { push: { on: true } }, spec.tls)
+    order({ order: 'take-over', uri })
+  }
+
   let isReady = (): void => {}
   const ready = new Promise<void>((resolve) => {
     isReady = resolve
@@ -97,6 +108,7 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
       value: (limits: { precopy?: number; postcopy?: number }) => order({ order: 'bandwidth', ...limits }),
     },
     connect: { value: connect },
+    takeOver: { value: takeOver },
     ready: { value: ready },
     done: { value: done },
   }) as Source
@@ -119,18 +131,13 @@ function failed(
 }
 
 /** What is wrong with it must not be found first when the guest depends on it. @throws UsageError */
-export function assertRecoverable(
-  recover: string,
-  { preempt, push }: Recoverable,
-  tls?: TlsConnectOptions,
-): void {
+export function assertRecoverable(recover: string, { push }: Recoverable, tls?: TlsConnectOptions): void {
   parseUri(recover)
   const refuse = (what: string): never => {
     throw new UsageError(`a migration ${what} cannot be recovered yet`)
   }
   if (tls !== undefined) refuse('over TLS')
-  if (preempt) refuse('with a channel for requested pages (preempt)')
   if (!push.on) refuse('that sends pages on demand alone')
 }
 
-type Recoverable = Pick<OutgoingOptions, 'preempt'> & { readonly push: { readonly on: boolean } }
+type Recoverable = { readonly push: Pick<OutgoingOptions['push'], 'on'> }
