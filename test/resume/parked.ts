@@ -31,21 +31,24 @@ export async function parkVm(directory: string, version: string, ramMiB: number)
   // A quarter is counted: the rest is pushed, while nobody asks.
   const range = romRange(ramMiB * MiB, MiB, (ramMiB / 4) * MiB)
   writeFileSync(rom, buildRom(range))
-  const random = join(directory, 'random')
-  writeRandom(random, ramMiB * MiB - range.end)
+  const ram = join(directory, 'ram')
+  writeRandom(ram, range.end, ramMiB * MiB)
   const parked = await startTestGuest(findQemu(version)!, {
     guest: buildRom(range),
     ramMiB,
-    args: ['-device', `loader,file=${random},addr=${range.end},force-raw=on`],
+    args: [
+      ...['-machine', 'memory-backend=pc.ram'],
+      ...['-object', `memory-backend-file,id=pc.ram,mem-path=${ram},size=${ramMiB}M,share=off`],
+    ],
   })
-  await parked.waitForOutput(/b/)
+  await parked.waitForOutput(/b/, { timeoutMs: 60_000 })
   await sleep(50) // in a pass
   await parked.qmp.execute('stop')
   await save(parked, `exec:cat > ${path}.stream`)
   const before = parked.output()
   await parked.kill()
   await convertStream(`${path}.stream`, path)
-  for (const file of [random, `${path}.stream`]) rmSync(file)
+  for (const file of [ram, `${path}.stream`]) rmSync(file)
   return {
     path,
     command: (qemu, serial) => [
@@ -69,12 +72,13 @@ export async function parkVm(directory: string, version: string, ramMiB: number)
   }
 }
 
-function writeRandom(path: string, bytes: number): void {
+/** Zeros in front of `start`. Both are multiples of 1 MiB. */
+function writeRandom(path: string, start: number, end: number): void {
   const chunk = new Uint8Array(MiB)
   const fd = openSync(path, 'w')
-  for (let at = 0; at < bytes; at += chunk.length) {
+  for (let at = start; at < end; at += chunk.length) {
     randomFillSync(chunk)
-    writeSync(fd, chunk, 0, Math.min(chunk.length, bytes - at))
+    writeSync(fd, chunk, 0, chunk.length, at)
   }
   closeSync(fd)
 }
