@@ -63,6 +63,8 @@ const options = (values: ResumeValues) => ({
   recoverTimeMs: values['recover-time'],
 })
 
+const at = (uri: string | undefined) => (uri === undefined ? undefined : { uri })
+
 const isUri = (text: string): boolean => /^(tcp|unix|fd):/.test(text)
 
 async function resumeHere(image: string, values: ResumeValues): Promise<ExitCode> {
@@ -151,12 +153,12 @@ async function goOnWith(image: string, qmp: string, values: ResumeValues): Promi
 }
 
 async function serveTo(image: string, to: string, values: ResumeValues): Promise<ExitCode> {
-  return serve(image, to, values, (source) => source.connect(to, values.recover))
+  return serve(image, to, values, (source) => source.connect(to, at(values.recover)))
 }
 
 /** The same for a QEMU that somebody else has made listen again. */
 async function goOnAt(image: string, uri: string, values: ResumeValues): Promise<ExitCode> {
-  return serve(image, uri, values, (source) => source.takeOver(uri))
+  return serve(image, uri, values, (source) => source.takeOver({ uri }))
 }
 
 async function serve(

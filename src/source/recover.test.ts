@@ -56,7 +56,7 @@ function lostMigration(t: TestContext, { pushZeroPages = true, recoverTimeMs = 5
 /** The connection is lost, and made again at `uri`. */
 function again(lost: Outgoing, parts: OutgoingParts, uri: string): Reconnected {
   parts.status.step('channelLost')
-  return recover(parts, uri, { bytes: sentBytes(lost), pongs: lost.pongs, populated: lost.populated })
+  return recover(parts, { uri }, { bytes: sentBytes(lost), pongs: lost.pongs, populated: lost.populated })
 }
 
 /** A connected socket to recover over, on which the destination has answered already. */
@@ -149,8 +149,8 @@ test('only a connection that breaks after the switch is made again', options, (t
 
 test('what cannot be recovered is said before it starts', () => {
   const can = { push: { on: true } }
-  assertRecoverable('unix:/x', can)
-  assert.throws(() => assertRecoverable('nonsense', can), UsageError)
-  assert.throws(() => assertRecoverable('unix:/x', { push: { on: false } }), UsageError)
-  assert.throws(() => assertRecoverable('unix:/x', can, { directory: '/x' }), UsageError)
+  assertRecoverable({ uri: 'unix:/x' }, can)
+  assert.throws(() => assertRecoverable({ uri: 'nonsense' }, can), UsageError)
+  assert.throws(() => assertRecoverable({ uri: 'unix:/x' }, { push: { on: false } }), UsageError)
+  assert.throws(() => assertRecoverable({ uri: 'unix:/x' }, can, { directory: '/x' }), UsageError)
 })

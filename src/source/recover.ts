@@ -7,7 +7,7 @@ import { connectTo, releaseChannel, sendAll } from '../os/channel.js'
 import { monotonicMs, monotonicUs } from '../os/clock.js'
 import { createBitmap, merge, subtract } from '../ram/bitmap.js'
 import { encodeCommand } from '../wire/messages.js'
-import { createOutgoing, type Outgoing, type OutgoingParts, PING } from './outgoing.js'
+import { createOutgoing, type Outgoing, type OutgoingParts, PING, type ReconnectAt } from './outgoing.js'
 
 /** Between two attempts to connect: at first, and at most. */
 const PAUSE_MS = { first: 100, most: 2000 } as const
@@ -46,25 +46,37 @@ export interface Before extends Pick<Outgoing, 'populated'> {
  * `postcopy-active` then.
  * @throws ChannelError, CancelledError, ProtocolError
  */
-export function recover(parts: Reconnecting, uri: string, before: Before): Reconnected {
+export function recover(parts: Reconnecting, at: ReconnectAt, before: Before): Reconnected {
   const { status, options } = parts
   const endMs = monotonicMs() + options.recoverTimeMs
+  const leftMs = (): number => Math.max(0, Math.ceil(endMs - monotonicMs()))
   let last: ChannelError = new ChannelError('the connection was lost')
-  for (let pauseMs: number = PAUSE_MS.first; ; pauseMs = Math.min(2 * pauseMs, PAUSE_MS.most)) {
-    const leftMs = endMs - monotonicMs()
-    if (leftMs <= 0) {
-      const what = `recovery was given up after ${options.recoverTimeMs} ms`
-      throw new ChannelError(`${what}: ${last.message}`, { cause: last })
-    }
+  for (let pauseMs: number = PAUSE_MS.first; leftMs() > 0; pauseMs = Math.min(2 * pauseMs, PAUSE_MS.most)) {
+    const uri = at === 'when-told' ? waitForWord(parts, leftMs()) : at.uri
+    if (uri === undefined) break
     try {
-      return attempt(parts, uri, before, leftMs)
+      return attempt(parts, uri, before, leftMs())
     } catch (error) {
       if (!(error instanceof ChannelError)) throw error
       last = error
       status.step('channelLost')
     }
-    parts.wake.wait(Math.ceil(Math.min(pauseMs, leftMs)))
-    if (parts.takeOrders().some(({ order }) => order === 'cancel')) throw new CancelledError()
+    if (at !== 'when-told') waitForWord(parts, Math.min(pauseMs, leftMs()))
+  }
+  const what = `recovery was given up after ${options.recoverTimeMs} ms`
+  throw new ChannelError(`${what}: ${last.message}`, { cause: last })
+}
+
+/** Where the main thread says that the destination listens; undefined when the time is up. @throws CancelledError */
+function waitForWord({ wake, takeOrders }: Reconnecting, timeoutMs: number): string | undefined {
+  for (const endMs = monotonicMs() + timeoutMs; ; ) {
+    const leftMs = Math.ceil(endMs - monotonicMs())
+    if (leftMs <= 0) return undefined
+    wake.wait(leftMs)
+    for (const message of takeOrders()) {
+      if (message.order === 'cancel') throw new CancelledError()
+      if (message.order === 'reconnect') return message.uri
+    }
   }
 }
 

@@ -21,6 +21,7 @@ import {
   type Outgoing,
   type OutgoingOptions,
   PING,
+  type ReconnectAt,
   sendPrefix,
   sentBytes,
 } from './outgoing.js'
@@ -63,13 +64,13 @@ function takeOrders(): Order[] {
   return orders
 }
 
-function waitForOrderToConnect(wake: Wake): Extract<Order, { uri: string }> {
+function waitForOrderToConnect(wake: Wake): Extract<Order, { order: 'connect' | 'take-over' }> {
   tell({ ready: true })
   for (;;) {
     wake.wait()
     for (const message of takeOrders()) {
       if (message.order === 'cancel') throw new CancelledError()
-      if ('uri' in message) return message
+      if (message.order === 'connect' || message.order === 'take-over') return message
     }
   }
 }
@@ -101,11 +102,11 @@ export function runSource(
     status.step('migrate')
     rehearse(options)
     const order = waitForOrderToConnect(wake)
-    if (order.order === 'take-over') takeOver(order.uri)
+    if (order.order === 'take-over') takeOver(order.recover)
     else begin(order.uri, order.recover)
   }
 
-  function begin(uri: string, recoverUri: string | undefined): void {
+  function begin(uri: string, recoverAt: ReconnectAt | undefined): void {
     const how = { wakeFd: wake.fd, timeoutMs: LIMITS.connectMs }
     p.fd = connectTo(uri, how)
     p.startUs = monotonicUs()
@@ -125,11 +126,11 @@ export function runSource(
       status.step('precopyDone')
     } else {
       p.stopped = switchToPostcopy(o, p.outcome.reason)
-      sendTheRest(parts, recoverUri)
+      sendTheRest(parts, recoverAt)
     }
   }
 
-  function takeOver(uri: string): void {
+  function takeOver(recoverAt: ReconnectAt): void {
     p.tookOver = true
     p.startUs = monotonicUs()
     const { origin, blocks } = makeOrigin()
@@ -138,12 +139,12 @@ export function runSource(
     const populated = blocks.map(({ pages }) => createBitmap(pages))
     origin.begin(populated)
     status.step('takeOver')
-    reconnect(parts, uri, { bytes: 0, pongs: new Map(), populated })
-    sendTheRest(parts, uri)
+    reconnect(parts, recoverAt, { bytes: 0, pongs: new Map(), populated })
+    sendTheRest(parts, recoverAt)
   }
 
   /** All of RAM, and the answer to its end; over as many connections as it takes. */
-  function sendTheRest(parts: Reconnecting, recoverUri: string | undefined): void {
+  function sendTheRest(parts: Reconnecting, recoverAt: ReconnectAt | undefined): void {
     for (;;) {
       const o = p.outgoing!
       try {
@@ -156,17 +157,17 @@ export function runSource(
         status.step('allSent')
         return
       } catch (error) {
-        if (recoverUri === undefined || !canRecover(o, error)) throw error
+        if (recoverAt === undefined || !canRecover(o, error)) throw error
         // If they are half dead, the destination is to know.
         for (const fd of [p.fd, p.urgentFd ?? -1]) if (fd >= 0) shutdownChannel(fd)
         status.step('channelLost')
-        reconnect(parts, recoverUri, { bytes: sentBytes(o), pongs: o.pongs, populated: o.populated })
+        reconnect(parts, recoverAt, { bytes: sentBytes(o), pongs: o.pongs, populated: o.populated })
       }
     }
   }
 
-  function reconnect(parts: Reconnecting, uri: string, before: Before): void {
-    const { fd, urgentFd, outgoing } = recover(parts, uri, before)
+  function reconnect(parts: Reconnecting, at: ReconnectAt, before: Before): void {
+    const { fd, urgentFd, outgoing } = recover(parts, at, before)
     release(p)
     Object.assign(p, { fd, urgentFd, outgoing })
   }

@@ -2,9 +2,12 @@
 //
 // Out of band: QEMU's main loop may itself be waiting for a page.
 
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { ChannelError, GuestError } from '../errors.js'
 import { queryMigration } from '../qemu/migration.js'
 import { type Qmp, QmpError } from '../qemu/qmp.js'
+import type { Source } from '../source/start-source.js'
 
 /** QEMU refuses while it does not know of the loss: time between two attempts, and how long it may take to know, ms. */
 const AGAIN_MS = 50
@@ -24,14 +27,33 @@ export async function listenAgain(qmp: Qmp, uri: string): Promise<boolean> {
 }
 
 /**
- * For whoever has not seen the connection break: until QEMU listens, or says that it has all of its RAM. What it believes to
- * be its connection is ended.
+ * Whenever the source has lost its connection, QEMU listens, and then the source is told to connect; never the other way
+ * round, because QEMU drops who is there when it is told to listen. Each time at a new address in its private directory.
+ */
+export function reconnectWhenPaused(qmp: Qmp, source: Source, directory: string): void {
+  let listened = 0
+  source.on('status', async (status) => {
+    if (status !== 'postcopy-paused') return
+    const uri = `unix:${join(directory, `recover-${process.pid}-${++listened}`)}`
+    try {
+      // It may notice the loss later than the source does.
+      while (!(await listenAgain(qmp, uri)) && source.status === 'postcopy-paused') await sleep(AGAIN_MS)
+      source.reconnect(uri)
+    } catch {
+      source.cancel() // there is no QEMU any more
+    }
+  })
+}
+
+/**
+ * For whoever has not seen the connection break: until QEMU would listen, or says that it has all of its RAM. What it believes
+ * to be its connection is ended.
  * @throws GuestError for a QEMU that no postcopy was under way to; ChannelError
  */
-export async function listenOrComplete(qmp: Qmp, uri: string): Promise<'listens' | 'complete'> {
+export async function pausedOrComplete(qmp: Qmp, directory: string): Promise<'paused' | 'complete'> {
   const endMs = performance.now() + NOTICE_MS
   for (;;) {
-    if (await listenAgain(qmp, uri)) return 'listens'
+    if (await listenAgain(qmp, `unix:${join(directory, 'recover')}`)) return 'paused'
     const status = await statusOf(qmp)
     if (status === 'completed') return 'complete'
     if (status !== undefined && !status.startsWith('postcopy-'))
@@ -41,7 +63,7 @@ export async function listenOrComplete(qmp: Qmp, uri: string): Promise<'listens'
     await qmp.execute('migrate-pause', {}, { oob: true }).catch(() => {}) // refused where there is nothing to end
     if (performance.now() > endMs)
       throw new ChannelError(`QEMU does not listen again: its migration is "${status ?? 'unknown'}"`)
-    await new Promise((resolve) => setTimeout(resolve, AGAIN_MS))
+    await sleep(AGAIN_MS)
   }
 }
 

@@ -10,9 +10,8 @@ import { type ServeOptions, serveImage } from '../image/serve.js'
 import { connectQmp, type Qmp } from '../qemu/qmp.js'
 import type { SourceReport } from '../source/report.js'
 import type { Source } from '../source/start-source.js'
-import { listenOrComplete } from './listen-again.js'
+import { pausedOrComplete, reconnectWhenPaused } from './listen-again.js'
 import { assertSameImage, readRecord, type ServingRecord } from './record.js'
-import { listenAgainWhenPaused, recoverUri } from './resume.js'
 
 export interface RecoverOptions extends Omit<ServeOptions, 'mapped' | 'preempt' | 'setupTimeoutMs' | 'tls'> {
   /** QMP socket of the QEMU, in the private directory that `resume` made for it: `qemu.qmpPath`. */
@@ -63,15 +62,14 @@ async function goOn(
   source: Source,
 ): Promise<Recovered | undefined> {
   const startMs = performance.now()
-  const uri = recoverUri(directory)
-  if ((await listenOrComplete(qmp, uri)) === 'complete') {
+  if ((await pausedOrComplete(qmp, directory)) === 'complete') {
     source.cancel()
     await qmp.close()
     return undefined
   }
   const ended = qmp.closed.then(() => removeRemnants(record, directory))
-  listenAgainWhenPaused(qmp, source, uri)
-  source.takeOver(uri)
+  reconnectWhenPaused(qmp, source, directory)
+  source.takeOver('when-told')
   void ended.then(source.cancel)
   await untilServing(source)
   return { source, pid: record.pid, ended, recoveredMs: performance.now() - startMs, done: source.done }

@@ -8,10 +8,9 @@ import { GuestError, UsageError } from '../errors.js'
 import { type ServeOptions, serveImage } from '../image/serve.js'
 import { type LaunchOptions, launchQemu, type Qemu, type QemuExit } from '../qemu/launch.js'
 import { setMigrationCapabilities } from '../qemu/migration.js'
-import type { Qmp } from '../qemu/qmp.js'
 import type { SourceReport } from '../source/report.js'
 import { assertRecoverable, type Source } from '../source/start-source.js'
-import { listenAgain } from './listen-again.js'
+import { reconnectWhenPaused } from './listen-again.js'
 import { planMapping } from './map.js'
 import { writeRecord } from './record.js'
 import { explainRefusal } from './refusals.js'
@@ -43,7 +42,6 @@ export interface Resumed {
 
 /** How long QEMU may take to load the device state, ms. */
 const LOAD_TIMEOUT_MS = 30_000
-const LISTEN_AGAIN_MS = 50
 
 /**
  * Resolves when the VM runs (or, with `-S`, could). Then the caller has the QEMU.
@@ -57,7 +55,7 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
   const mapped = plan !== undefined && 'block' in plan ? plan : undefined
   const reconnect = options.reconnect === true && mapped === undefined
   const { preempt = false, push = true } = options
-  if (reconnect) assertRecoverable('unix:recover', { push: { on: push } })
+  if (reconnect) assertRecoverable('when-told', { push: { on: push } })
   const serve = mapped === undefined ? options : { ...options, preempt: false, mapped: mapped.block }
   const { machine, identity, source } = serveImage(imagePath, serve)
   let qemu: Qemu | undefined
@@ -93,13 +91,12 @@ const capabilitiesFor = ({ blocktime = false, preempt = false }: ResumeOptions):
 
 async function hand(qemu: Qemu, source: Source, paused: boolean, reconnect: boolean): Promise<Resumed> {
   const uri = `unix:${join(qemu.directory, 'migrate')}`
-  const recover = reconnect ? recoverUri(qemu.directory) : undefined
   const startMs = performance.now()
   const running = qemu.qmp.waitForEvent('RESUME', { timeoutMs: LOAD_TIMEOUT_MS })
   running.catch(() => {}) // the source's or QEMU's own end may be the better reason
   await qemu.qmp.execute('migrate-incoming', { uri })
-  source.connect(uri, recover)
-  if (recover !== undefined) listenAgainWhenPaused(qemu.qmp, source, recover)
+  source.connect(uri, reconnect ? 'when-told' : undefined)
+  if (reconnect) reconnectWhenPaused(qemu.qmp, source, qemu.directory)
   // The end of the source is no reason to stop waiting if it went well: a small VM has all its RAM at once.
   const failed = source.done.then(async (report) => {
     // A VM that was stopped when it was parked stays so after a precopy; after postcopy QEMU runs it in any case.
@@ -110,24 +107,6 @@ async function hand(qemu: Qemu, source: Source, paused: boolean, reconnect: bool
   await Promise.race([paused ? untilHandedOver(source) : running, failed, ended(qemu)])
   return { qemu, source, resumedMs: paused ? undefined : performance.now() - startMs, done: source.done }
 }
-
-/** QEMU may notice the loss later than the source does. The source tries to connect until it succeeds, or its time is up. */
-export function listenAgainWhenPaused(qmp: Qmp, source: Source, uri: string): void {
-  let trying = false
-  source.on('status', async (status) => {
-    if (status !== 'postcopy-paused' || trying) return
-    trying = true
-    while (source.status.startsWith('postcopy-') && source.status !== 'postcopy-active') {
-      // Not while it connects: QEMU would drop the connection. Without QEMU the source ends as well.
-      if (source.status === 'postcopy-paused' && (await listenAgain(qmp, uri).catch(() => true))) break
-      await new Promise((resolve) => setTimeout(resolve, LISTEN_AGAIN_MS))
-    }
-    trying = false
-  })
-}
-
-/** Where a QEMU listens for its source again: in its private directory. */
-export const recoverUri = (directory: string): string => `unix:${join(directory, 'recover')}`
 
 const never = new Promise<never>(() => {})
 

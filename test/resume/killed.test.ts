@@ -40,7 +40,7 @@ async function kill({ child }: Run): Promise<void> {
 }
 
 for (const version of ['7.2', '10.0']) {
-  const limits = { skip: skipReason({ qemus: [version] }), timeout: 60_000 + KILLS * 10_000 }
+  const limits = { skip: skipReason({ qemus: [version] }), timeout: 150_000 + KILLS * 10_000 }
   for (const preempt of [false, true]) {
     const how = preempt ? ', with a channel for requested pages' : ''
     test(`QEMU ${version}${how}: its server killed ${KILLS} times`, limits, async (t) => {
