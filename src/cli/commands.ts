@@ -166,6 +166,12 @@ export const RESUME_OPTIONS = {
   reconnect: flag(
     'when the connection to the VM is lost, let QEMU listen again (migrate-recover), and go on',
   ),
+  recover: optional(
+    'SOCKET|URI',
+    text,
+    'the process that served the VM has died: go on with the QEMU that it had started, by its QMP socket, or with one that ' +
+      'listens at URI by migrate-recover; with --to: where to reconnect',
+  ),
   'recover-time': RECOVER_TIME,
   blocktime: flag('let QEMU measure how long vCPUs wait for pages (query-migrate shows it)'),
   json: JSON_FLAG,
@@ -280,6 +286,9 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
         ORDER_CHOICES,
         'recorded-around where there is a working set, linear while one is recorded, fault-around otherwise',
       ),
+      'A QEMU outlives the process that serves its RAM. It runs on until it needs a page that has not come, and waits for it. ' +
+        'resume says which command goes on then; that is refused for another image than the one that the VM was resumed from. ' +
+        'Given a URI it knows of the VM only the names and sizes of its RAM blocks.',
       'With --to tcp: and --tls-dir that QEMU has its migration parameter tls-creds set (endpoint=server).',
       TLS_NOTE,
     ],
@@ -287,6 +296,7 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       'farfault resume vm.img -- qemu-system-x86_64 -machine q35 -m 4G -nographic',
       'farfault resume vm.img --detach -- qemu-system-x86_64 -machine q35 -m 4G -display none',
       'farfault resume vm.img --to unix:/run/vm.migrate',
+      'farfault resume vm.img --recover /tmp/farfault-qemu-abc123/qmp',
     ],
     load: async () => (await import('./resume.js')).resumeCommand,
   }),

@@ -1,46 +1,61 @@
 // `farfault resume`: brings a parked VM to life in a QEMU, in milliseconds, and serves its RAM. Main thread.
 
-import { spawn } from 'node:child_process'
+import { setTimeout as sleep } from 'node:timers/promises'
 import {
+  ChannelError,
   type DemandReport,
-  type Resumed,
   type ResumeOptions,
+  recover,
   resume,
+  type ServedImage,
   type SourceReport,
   serveImage,
   UsageError,
 } from '../index.js'
 import type { RESUME_OPTIONS } from './commands.js'
 import { onSignal } from './control.js'
+import { asCommand, detach, inBackground, orTellError, recoverArguments, say, tellParent } from './detach.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import type { Operands, Values } from './options.js'
 import { bytes, counted, milliseconds, number } from './text.js'
 import { connectSecurity } from './tls-options.js'
 
 type ResumeValues = Values<typeof RESUME_OPTIONS> & Operands
+type Source = ServedImage['source']
+type Serving = Pick<ServedImage, 'source' | 'demand'>
 
-/** Set for the process that serves in the background. */
-const DETACHED = 'FARFAULT_DETACHED'
-
-/** From the background process to the one that started it. */
-type Word = { readonly resumedMs: number | undefined } | { readonly error: string }
+/** How much later than its connection QEMU's end may be noticed, ms. */
+const QEMU_END_MS = 1000
 
 export async function resumeCommand(values: ResumeValues): Promise<ExitCode> {
   const [image] = values.operands
-  if ((values.to === undefined) === (values.program.length === 0)) {
+  assertOneWay(values)
+  if (values.to !== undefined) return serveTo(image!, values.to, values)
+  if (values.recover !== undefined && isUri(values.recover)) return goOnAt(image!, values.recover, values)
+  if (values.detach && !inBackground()) return detach(values.json)
+  if (values.recover !== undefined) return goOnWith(image!, values.recover, values)
+  return resumeHere(image!, values)
+}
+
+function assertOneWay({ to, program, recover, reconnect, ...values }: ResumeValues): void {
+  const starts = program.length > 0
+  if ((to !== undefined && starts) || (to === undefined && recover === undefined && !starts)) {
     throw new UsageError('either a QEMU to run behind --, or --to URI of one that waits, is needed')
   }
-  if (values.to === undefined && connectSecurity(values).tls !== undefined)
+  if (recover !== undefined && starts)
+    throw new UsageError('--recover goes on with a VM that runs already: there is no QEMU to start')
+  if (to === undefined && connectSecurity(values).tls !== undefined)
     throw new UsageError(
       '--tls-dir needs --to tcp:HOST:PORT: a QEMU that is started here is spoken to over a unix socket',
     )
-  if (values.to !== undefined && values.reconnect)
+  if (to !== undefined && recover !== undefined && !isUri(recover))
+    throw new UsageError(
+      'with --to, --recover is the URI where that QEMU listens again: tcp:HOST:PORT or unix:PATH',
+    )
+  if (!starts && reconnect)
     throw new UsageError('--reconnect needs a QEMU that is started here: only that is told to listen again')
   if (values.record && values['no-record'])
     throw new UsageError('--record and --no-record exclude each other')
-  if (values.to !== undefined) return serveTo(image!, values.to, values)
-  if (values.detach && process.env[DETACHED] !== '1') return detach(values)
-  return resumeHere(image!, values)
 }
 
 const options = (values: ResumeValues) => ({
@@ -57,17 +72,14 @@ const options = (values: ResumeValues) => ({
   recoverTimeMs: values['recover-time'],
 })
 
-/** Words for people: standard output is QEMU's console, or the report's. */
-const say = (line: string): void => void process.stderr.write(`farfault: ${line}\n`)
+const at = (uri: string | undefined) => (uri === undefined ? undefined : { uri })
+
+const isUri = (text: string): boolean => /^(tcp|unix|fd):/.test(text)
 
 async function resumeHere(image: string, values: ResumeValues): Promise<ExitCode> {
-  const background = process.env[DETACHED] === '1'
-  const tell = (word: Word): void => {
-    if (background && process.connected) process.send!(word, undefined, undefined, () => process.disconnect())
-  }
-  let resumed: Resumed
-  try {
-    resumed = await resume(image, {
+  const background = inBackground()
+  const resumed = await orTellError(
+    resume(image, {
       ...options(values),
       command: values.program,
       blocktime: values.blocktime,
@@ -75,76 +87,132 @@ async function resumeHere(image: string, values: ResumeValues): Promise<ExitCode
       reconnect: values.reconnect,
       console: background ? 'ignore' : values.json ? 'ignore' : 'inherit',
       survives: true,
-    } satisfies ResumeOptions)
-  } catch (error) {
-    tell({ error: error instanceof Error ? error.message : String(error) })
-    throw error
-  }
-  const { qemu, source, resumedMs } = resumed
+    } satisfies ResumeOptions),
+  )
+  const { qemu, source, resumedMs, demand } = resumed
+  const served = !values.map || resumed.notMapped !== undefined
+  const again = served ? recoverArguments(image, qemu.qmpPath) : undefined
   if (resumed.notMapped !== undefined) say(`RAM is served, not mapped: ${resumed.notMapped}`)
   say(
     resumedMs === undefined
       ? 'the VM is loaded, and waits for cont'
       : `the VM runs after ${milliseconds(resumedMs)}`,
   )
-  tell({ resumedMs })
-  onSignal(() => {
-    if (source.status === 'completed') return
-    say('the VM still needs RAM from here; this process goes on until all is in, or the VM has ended')
-  })
-  const report = await Promise.race([resumed.done, qemu.exited.then(() => undefined)])
+  if (again !== undefined) say(`if this process dies, the VM waits for: ${asCommand(again)}`)
+  const { ignored } = demand()
+  sayIgnored(ignored)
+  tellParent({ resumedMs, recover: again, ignored })
+  const report = await untilServed(source, resumed.done, qemu.exited)
   if (report === undefined) return vmEnded(resumed, values)
   if (!report.ok) {
-    await qemu.kill()
-    print(values, report, resumedMs, resumed.demand())
-    say(report.error!)
+    const waits = report.cause instanceof ChannelError && again !== undefined
+    if (!waits) await qemu.kill()
+    print(values, report, demand(), { resumedMs, recover: again })
+    say(waits ? `${report.error}. It waits for: ${asCommand(again)}` : report.error!)
     return EXIT.failed
   }
-  print(values, report, resumedMs, resumed.demand())
+  print(values, report, demand(), { resumedMs })
   if (background) return EXIT.ok
   const { code, signal } = await qemu.exited
   return code === 0 || signal !== null ? EXIT.ok : EXIT.failed
 }
 
-/** QEMU ended before it had all of its RAM: somebody wanted that, and nothing is lost but the VM's run. */
-async function vmEnded({ source, demand }: Resumed, values: ResumeValues): Promise<ExitCode> {
+/** The report; undefined when QEMU has ended before it had all of its RAM. */
+async function untilServed<Report extends SourceReport & { readonly cause?: Error }>(
+  source: Source,
+  done: Promise<Report>,
+  ended: Promise<unknown>,
+): Promise<Report | undefined> {
+  onSignal(() => {
+    if (source.status === 'completed') return
+    say('the VM still needs RAM from here; this process goes on until all is in, or the VM has ended')
+  })
+  const over = ended.then(() => undefined)
+  const report = await Promise.race([done, over])
+  if (report === undefined || report.ok || !(report.cause instanceof ChannelError)) return report
+  // Its connection ends with QEMU, and may be seen to end first.
+  return Promise.race([over, sleep(QEMU_END_MS, report)])
+}
+
+/** Somebody wanted that, and nothing is lost but the VM's run. */
+async function vmEnded({ source, demand }: Serving, values: ResumeValues): Promise<ExitCode> {
   source.cancel()
   const report = await source.done
-  print(values, report, undefined, demand())
+  print(values, report, demand())
   say('QEMU has ended')
   return EXIT.ok
 }
 
+/** Another process served the VM and died: this one goes on, with the same image. */
+async function goOnWith(image: string, qmp: string, values: ResumeValues): Promise<ExitCode> {
+  const { preempt: _, ...rest } = options(values)
+  const recovered = await orTellError(recover(image, { ...rest, qmp }))
+  if (recovered === undefined) {
+    say('the VM has all of its RAM: nothing is left to do')
+    tellParent({ resumedMs: undefined, recover: undefined, ignored: null })
+    return EXIT.ok
+  }
+  const { source, done, ended, pid, recoveredMs, demand } = recovered
+  const again = recoverArguments(image, qmp)
+  say(`the VM's RAM is served again after ${milliseconds(recoveredMs)}; its QEMU is process ${pid}`)
+  tellParent({ resumedMs: recoveredMs, recover: again, ignored: null })
+  const report = await untilServed(source, done, ended)
+  if (report === undefined) return vmEnded(recovered, values)
+  print(values, report, demand(), { resumedMs: recoveredMs, ...(report.ok ? {} : { recover: again }) })
+  if (!report.ok) say(`${report.error}. The VM waits for: ${asCommand(again)}`)
+  return report.ok ? EXIT.ok : EXIT.failed
+}
+
 async function serveTo(image: string, to: string, values: ResumeValues): Promise<ExitCode> {
+  return serve(image, to, values, (source) => source.connect(to, at(values.recover)))
+}
+
+/** The same for a QEMU that somebody else has made listen again. */
+async function goOnAt(image: string, uri: string, values: ResumeValues): Promise<ExitCode> {
+  return serve(image, uri, values, (source) => source.takeOver({ uri }))
+}
+
+async function serve(
+  image: string,
+  uri: string,
+  values: ResumeValues,
+  begin: (source: Source) => void,
+): Promise<ExitCode> {
   const { source, machine, memoryBytes, demand } = serveImage(image, {
     ...options(values),
     ...connectSecurity(values),
   })
-  say(`serving a ${machine} with ${bytes(memoryBytes)} of RAM to ${to}`)
+  say(`serving a ${machine} with ${bytes(memoryBytes)} of RAM to ${uri}`)
   onSignal(() => {
     if (source.status === 'postcopy-active')
       say('the VM still needs RAM from here; this process goes on until all is in')
     else source.cancel()
   })
-  source.connect(to)
+  sayIgnored(demand().ignored)
+  begin(source)
   const report = await source.done
-  print(values, report, undefined, demand())
+  print(values, report, demand())
   if (!report.ok) say(report.error!)
   return report.ok ? EXIT.ok : EXIT.failed
+}
+
+/** For programs: how long it took, and what to run when the VM waits for its RAM. */
+interface Outcome {
+  readonly resumedMs?: number | undefined
+  readonly recover?: readonly string[] | undefined
 }
 
 function print(
   values: ResumeValues,
   report: SourceReport,
-  resumedMs: number | undefined,
   demand: DemandReport,
+  { resumedMs, recover }: Outcome = {},
 ): void {
   const { ok, error, totalMs, pages, requests, bytes: sent } = report
   if (values.json) {
-    const resumed = resumedMs ?? null
-    process.stdout.write(
-      `${JSON.stringify({ ok, error, resumedMs: resumed, totalMs, pages, requests, bytes: sent, demand }, undefined, 2)}\n`,
-    )
+    const how = { ok, error, resumedMs: resumedMs ?? null, recover, totalMs }
+    const fields = { ...how, pages, requests, bytes: sent, demand }
+    process.stdout.write(`${JSON.stringify(fields, undefined, 2)}\n`)
   } else if (ok) {
     const asked = `${counted(requests, 'request')}, ${number(pages.requested)} pages answered`
     say(
@@ -154,8 +222,12 @@ function print(
   sayDemand(demand)
 }
 
-function sayDemand({ run, workingSet, written, problems }: DemandReport): void {
-  for (const problem of problems) say(problem)
+function sayIgnored(why: string | null): void {
+  if (why !== null) say(`the working set is not used: ${why}`)
+}
+
+function sayDemand({ run, workingSet, written, notWritten }: DemandReport): void {
+  if (notWritten !== null) say(`the working set was not written: ${notWritten}`)
   if (run === null) return
   if (workingSet !== null) {
     const { ahead, late, missed } = run
@@ -165,34 +237,4 @@ function sayDemand({ run, workingSet, written, problems }: DemandReport): void {
   }
   if (written !== null && written.records !== workingSet?.records)
     say(`the working set has ${counted(written.pages, 'page')} now: ${written.file}`)
-}
-
-/** The same command in a process of its own, which this one leaves when the VM runs. */
-function detach(values: ResumeValues): Promise<ExitCode> {
-  const child = spawn(process.execPath, process.argv.slice(1), {
-    detached: true,
-    stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
-    env: { ...process.env, [DETACHED]: '1' },
-  })
-  return new Promise((resolve) => {
-    child.on('message', (word: Word) => {
-      if ('error' in word) {
-        say(word.error)
-        resolve(EXIT.failed)
-        return
-      }
-      const { resumedMs = null } = word
-      if (values.json) process.stdout.write(`${JSON.stringify({ ok: true, resumedMs, server: child.pid })}\n`)
-      else
-        say(
-          `the VM runs after ${milliseconds(resumedMs ?? 0)}; process ${child.pid} serves its RAM until all is in`,
-        )
-      child.unref()
-      resolve(EXIT.ok)
-    })
-    child.on('exit', () => {
-      say('the server ended before the VM ran')
-      resolve(EXIT.failed)
-    })
-  })
 }

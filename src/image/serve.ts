@@ -6,6 +6,7 @@ import { type Source, startSource } from '../source/start-source.js'
 import { YIELDING } from '../source/yielding.js'
 import type { TlsConnectOptions } from '../tls/tunnel.js'
 import { createDemand, type DemandOptions, type DemandReport } from './demand.js'
+import { identityOf } from './identity.js'
 import { openImage } from './image.js'
 import type { ServeThreadData } from './serve-thread.js'
 
@@ -44,6 +45,8 @@ export interface ServedImage {
   readonly machine: string
   /** Bytes of all RAM blocks. */
   readonly memoryBytes: number
+  /** What tells this image from others: see identity.ts. */
+  readonly identity: string
   readonly source: Source
   /** What the VM asks for: so far, or in all when the source has ended. */
   demand(): DemandReport
@@ -84,6 +87,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
   const { machine, ramSectionId } = image
   const demand = createDemand(image, options)
   const { order, recorded, record } = demand
+  const identity = identityOf(image)
   image.close()
   const source = startSource<ServeThreadData>({
     thread: new URL('./serve-thread.js', import.meta.url),
@@ -111,5 +115,5 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
       },
     },
   })
-  return { machine, memoryBytes, source, demand: demand.report }
+  return { machine, memoryBytes, identity, source, demand: demand.report }
 }

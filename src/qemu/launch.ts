@@ -35,6 +35,8 @@ export interface QemuExit {
 export interface Qemu {
   readonly pid: number
   readonly qmp: Qmp
+  /** Its QMP socket, which takes the next client when this process is gone. */
+  readonly qmpPath: string
   /** Private to this QEMU, removed when it ends. */
   readonly directory: string
   readonly exited: Promise<QemuExit>
@@ -88,7 +90,7 @@ export async function launchQemu(options: LaunchOptions): Promise<Qemu> {
 
 async function connectProgram(program: Program, socketPath: string, timeoutMs: number): Promise<Qemu> {
   try {
-    return createQemu(program, await connectWhenReady(socketPath, program, timeoutMs), dirname(socketPath))
+    return createQemu(program, await connectWhenReady(socketPath, program, timeoutMs), socketPath)
   } catch (error) {
     await program.kill()
     throw error
@@ -184,12 +186,13 @@ function exitError(program: Program, { code, signal }: QemuExit): FarfaultError 
   return new GuestError(`${program.name} ${how}${said === '' ? ' and said nothing' : `: ${said}`}`)
 }
 
-function createQemu(program: Program, qmp: Qmp, directory: string): Qemu {
+function createQemu(program: Program, qmp: Qmp, qmpPath: string): Qemu {
   const { pid, exited, kill } = program
   return {
     pid,
     qmp,
-    directory,
+    qmpPath,
+    directory: dirname(qmpPath),
     exited,
     kill,
     errors: program.errors.text,

@@ -27,8 +27,8 @@ export async function setMigrationCapabilities(
   await qmp.execute('migrate-set-capabilities', { capabilities: list })
 }
 
-export async function queryMigration(qmp: Qmp): Promise<MigrationInfo> {
-  return await qmp.execute<MigrationInfo>('query-migrate')
+export async function queryMigration(qmp: Qmp, options: { timeoutMs?: number } = {}): Promise<MigrationInfo> {
+  return await qmp.execute<MigrationInfo>('query-migrate', {}, options)
 }
 
 const QUERY_PERIOD_MS = 20

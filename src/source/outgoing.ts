@@ -42,11 +42,18 @@ export const PING = {
 
 const TO_READ = 'to read what is sent to it'
 
+/** Where to reconnect when the connection is lost after the switch: always there, or each time where the order says. */
+export type ReconnectAt = { readonly uri: string } | 'when-told'
+
 /** What the main thread may ask for while the migration is under way. */
 export type Order =
   | { readonly order: 'cancel' }
-  /** `recover`: where to reconnect when the connection is lost after the switch; undefined: not at all. */
-  | { readonly order: 'connect'; readonly uri: string; readonly recover: string | undefined }
+  /** `recover` undefined: a connection that is lost is not made again. */
+  | { readonly order: 'connect'; readonly uri: string; readonly recover: ReconnectAt | undefined }
+  /** Another process was the source, and died after the switch: go on from what the destination says that it has. */
+  | { readonly order: 'take-over'; readonly recover: ReconnectAt }
+  /** In `postcopy-paused`, where told: the destination listens there. */
+  | { readonly order: 'reconnect'; readonly uri: string }
   | { readonly order: 'start-postcopy' }
   | { readonly order: 'bandwidth'; readonly precopy?: number; readonly postcopy?: number }
 
@@ -183,7 +190,8 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   function onWake(): void {
     for (const message of parts.takeOrders()) {
       if (message.order === 'cancel') {
-        if (!outgoing.committed) throw new CancelledError()
+        // Nothing is under way while the destination is asked what it has.
+        if (!outgoing.committed || outgoing.recovery !== undefined) throw new CancelledError()
       } else if (message.order === 'start-postcopy') {
         outgoing.switchWanted = true
       } else if (message.order === 'bandwidth') {

@@ -12,8 +12,8 @@ import { numberBlocks } from '../ram/block.js'
 import { createStats, statsBytes } from '../stats.js'
 import { encodeReturnMessage, type ReturnMessage } from '../wire/messages.js'
 import type { Origin } from './origin.js'
-import { createOutgoing, type OutgoingParts, PING } from './outgoing.js'
-import { canRecover, recover } from './recover.js'
+import { createOutgoing, type Outgoing, type OutgoingParts, PING, sentBytes } from './outgoing.js'
+import { canRecover, type Reconnected, recover } from './recover.js'
 import { SOURCE_STATS } from './report.js'
 import { assertRecoverable } from './start-source.js'
 import { SOURCE_STATUS } from './status.js'
@@ -56,6 +56,12 @@ function lostMigration(t: TestContext, { pushZeroPages = true, recoverTimeMs = 5
   return { lost, parts, far }
 }
 
+/** The connection is lost, and made again at `uri`. */
+function again(lost: Outgoing, parts: OutgoingParts, uri: string): Reconnected {
+  parts.status.step('channelLost')
+  return recover(parts, { uri }, { bytes: sentBytes(lost), pongs: lost.pongs, populated: lost.populated })
+}
+
 /** A connected socket to recover over, on which the destination has answered already. */
 function answered(...answers: readonly ReturnMessage[]): { uri: string; far: number } {
   const [near, far] = socketPair()
@@ -76,7 +82,7 @@ const received = (...pages: number[]): ReturnMessage => {
 test('what has not been placed is sent again, whatever was sent before', options, (t) => {
   const { lost, parts } = lostMigration(t)
   const { uri, far } = answered(received(0, 31, 32, 69), ACK)
-  const { fd, outgoing: o } = recover(lost, parts, uri)
+  const { fd, outgoing: o } = again(lost, parts, uri)
   t.after(() => {
     o.close()
     releaseChannel(fd)
@@ -96,7 +102,7 @@ test('zero pages of an image are sent again only when they are asked for', optio
   const { lost, parts } = lostMigration(t, { pushZeroPages: false })
   lost.populated[0]!.setRange(10, 20)
   const { uri, far } = answered(received(10, 40), ACK)
-  const { fd, outgoing: o } = recover(lost, parts, uri)
+  const { fd, outgoing: o } = again(lost, parts, uri)
   t.after(() => {
     o.close()
     releaseChannel(fd)
@@ -124,14 +130,14 @@ for (const [what, ...answers] of [
     const { lost, parts } = lostMigration(t)
     const { uri, far } = answered(...answers)
     t.after(() => closeFd(far))
-    assert.throws(() => recover(lost, parts, uri), ProtocolError)
+    assert.throws(() => again(lost, parts, uri), ProtocolError)
   })
 }
 
 test('nobody listens: given up when the time is up, and not before', options, (t) => {
   const { lost, parts } = lostMigration(t, { recoverTimeMs: 300 })
   const startMs = performance.now()
-  assert.throws(() => recover(lost, parts, 'tcp:127.0.0.1:1'), ChannelError)
+  assert.throws(() => again(lost, parts, 'tcp:127.0.0.1:1'), ChannelError)
   assert(performance.now() - startMs >= 290)
   assert.equal(parts.status.state, 'postcopy-paused')
 })
@@ -145,10 +151,9 @@ test('only a connection that breaks after the switch is made again', options, (t
 })
 
 test('what cannot be recovered is said before it starts', () => {
-  const can = { preempt: false, push: { on: true } }
-  assertRecoverable('unix:/x', can)
-  assert.throws(() => assertRecoverable('nonsense', can), UsageError)
-  assert.throws(() => assertRecoverable('unix:/x', { ...can, preempt: true }), UsageError)
-  assert.throws(() => assertRecoverable('unix:/x', { ...can, push: { on: false } }), UsageError)
-  assert.throws(() => assertRecoverable('unix:/x', can, { directory: '/x' }), UsageError)
+  const can = { push: { on: true } }
+  assertRecoverable({ uri: 'unix:/x' }, can)
+  assert.throws(() => assertRecoverable({ uri: 'nonsense' }, can), UsageError)
+  assert.throws(() => assertRecoverable({ uri: 'unix:/x' }, { push: { on: false } }), UsageError)
+  assert.throws(() => assertRecoverable({ uri: 'unix:/x' }, can, { directory: '/x' }), UsageError)
 })

@@ -10,6 +10,7 @@ import { createRecorder, type Recorder, type RecordLimits } from '../order/recor
 import { connectTo, releaseChannel, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
 import { type Wake, wakeFromFd } from '../os/wake.js'
+import { createBitmap } from '../ram/bitmap.js'
 import { blockOfPage, type RamBlock, totalPages } from '../ram/block.js'
 import { createStats } from '../stats.js'
 import { sayEnded } from '../thread.js'
@@ -20,13 +21,14 @@ import {
   type Order,
   type Outgoing,
   type OutgoingOptions,
-  type OutgoingParts,
   PING,
+  type ReconnectAt,
   sendPrefix,
+  sentBytes,
 } from './outgoing.js'
 import { type PrecopyOutcome, runPrecopy } from './precopy.js'
 import { pushRemaining, serveOnDemand } from './push.js'
-import { canRecover, recover } from './recover.js'
+import { type Before, canRecover, type Reconnecting, recover } from './recover.js'
 import { rehearse } from './rehearse.js'
 import { SOURCE_STATS, type SourceReport } from './report.js'
 import type { SourceThreadMessage } from './start-source.js'
@@ -43,13 +45,15 @@ export interface SourceThreadBase {
 
 interface Progress {
   fd: number
-  urgentFd?: number
+  urgentFd: number | undefined
   startUs: number
   origin?: Origin
   outgoing?: Outgoing
   recorder?: Recorder
   outcome?: PrecopyOutcome
   stopped?: Moment
+  /** The destination runs the guest, which another process handed over. */
+  tookOver: boolean
 }
 
 const tell = (message: SourceThreadMessage): void => parentPort!.postMessage(message)
@@ -62,13 +66,13 @@ function takeOrders(): Order[] {
   return orders
 }
 
-function waitForOrderToConnect(wake: Wake): Extract<Order, { order: 'connect' }> {
+function waitForOrderToConnect(wake: Wake): Extract<Order, { order: 'connect' | 'take-over' }> {
   tell({ ready: true })
   for (;;) {
     wake.wait()
     for (const message of takeOrders()) {
       if (message.order === 'cancel') throw new CancelledError()
-      if (message.order === 'connect') return message
+      if (message.order === 'connect' || message.order === 'take-over') return message
     }
   }
 }
@@ -100,35 +104,25 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
     trace('migrate_set_state', 'source', from, event, to)
     tell({ status: to })
   })
-  const p: Progress = { fd: -1, startUs: 0 }
+  const p: Progress = { fd: -1, urgentFd: undefined, startUs: 0, tookOver: false }
+  const common = { wake, options, status, stats, takeOrders }
 
   function migrate(): void {
     status.step('migrate')
     rehearse(options)
-    const { uri, recover: recoverUri } = waitForOrderToConnect(wake)
-    p.fd = connectTo(uri, { wakeFd: wake.fd, timeoutMs: LIMITS.connectMs })
+    const order = waitForOrderToConnect(wake)
+    if (order.order === 'take-over') takeOver(order.recover)
+    else begin(order.uri, order.recover)
+  }
+
+  function begin(uri: string, recoverAt: ReconnectAt | undefined): void {
+    const how = { wakeFd: wake.fd, timeoutMs: LIMITS.connectMs }
+    p.fd = connectTo(uri, how)
     p.startUs = monotonicUs()
     // Both at once: QEMU 7.2 answers nothing before it has the two of them.
-    if (options.preempt) p.urgentFd = connectTo(uri, { wakeFd: wake.fd, timeoutMs: LIMITS.connectMs })
-    const { origin, blocks, recorded, record } = makeOrigin()
-    p.origin = origin
-    if (record !== undefined) p.recorder = recorderFor(p, blocks, record, recorded)
-    const parts: OutgoingParts = {
-      fd: p.fd,
-      urgentFd: p.urgentFd,
-      wake,
-      options,
-      blocks,
-      origin,
-      status,
-      stats,
-      silenceMs:
-        options.silenceTimeoutMs ?? (recoverUri === undefined ? LIMITS.silenceMs : LIMITS.silenceRecoverMs),
-      recorded,
-      recorder: p.recorder,
-      takeOrders,
-    }
-    const o = createOutgoing(parts)
+    if (options.preempt) p.urgentFd = connectTo(uri, how)
+    const parts = serve(recoverAt)
+    const o = createOutgoing({ ...parts, fd: p.fd, urgentFd: p.urgentFd })
     p.outgoing = o
     sendPrefix(o)
     status.step('ready')
@@ -136,36 +130,61 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
     if (p.outcome.finish === 'precopy') {
       p.stopped = completePrecopy(o)
       untilShut(o)
+      status.step('precopyDone')
     } else {
       p.stopped = switchToPostcopy(o, p.outcome.reason)
-      if (!options.push.on) {
-        serveOnDemand(o)
-        status.step('allSent')
-        return
-      }
-      pushToTheEnd(parts, recoverUri)
+      sendTheRest(parts, recoverAt)
     }
-    status.step(p.outcome.finish === 'postcopy' ? 'allSent' : 'precopyDone')
+  }
+
+  function takeOver(recoverAt: ReconnectAt): void {
+    p.tookOver = true
+    p.startUs = monotonicUs()
+    const parts = serve(recoverAt)
+    const populated = parts.blocks.map(({ pages }) => createBitmap(pages))
+    parts.origin.begin(populated)
+    status.step('takeOver')
+    reconnect(parts, recoverAt, { bytes: 0, pongs: new Map(), populated })
+    sendTheRest(parts, recoverAt)
+  }
+
+  /** Makes the origin, which is there from then on. */
+  function serve(recoverAt: ReconnectAt | undefined): Reconnecting {
+    const { origin, blocks, recorded, record } = makeOrigin()
+    p.origin = origin
+    if (record !== undefined) p.recorder = recorderFor(p, blocks, record, recorded)
+    const silenceMs =
+      options.silenceTimeoutMs ?? (recoverAt === undefined ? LIMITS.silenceMs : LIMITS.silenceRecoverMs)
+    return { ...common, blocks, origin, silenceMs, recorded, recorder: p.recorder }
   }
 
   /** All of RAM, and the answer to its end; over as many connections as it takes. */
-  function pushToTheEnd(parts: OutgoingParts, recoverUri: string | undefined): void {
+  function sendTheRest(parts: Reconnecting, recoverAt: ReconnectAt | undefined): void {
     for (;;) {
       const o = p.outgoing!
       try {
-        pushRemaining(o)
-        untilShut(o)
+        if (options.push.on) {
+          pushRemaining(o)
+          untilShut(o)
+        } else {
+          serveOnDemand(o)
+        }
+        status.step('allSent')
         return
       } catch (error) {
-        if (recoverUri === undefined || !canRecover(o, error)) throw error
-        shutdownChannel(p.fd) // if it is half dead, the destination is to know
-        const { fd, outgoing } = recover(o, parts, recoverUri)
-        o.close()
-        releaseChannel(p.fd)
-        p.fd = fd
-        p.outgoing = outgoing
+        if (recoverAt === undefined || !canRecover(o, error)) throw error
+        // If they are half dead, the destination is to know.
+        for (const fd of [p.fd, p.urgentFd ?? -1]) if (fd >= 0) shutdownChannel(fd)
+        status.step('channelLost')
+        reconnect(parts, recoverAt, { bytes: sentBytes(o), pongs: o.pongs, populated: o.populated })
       }
     }
+  }
+
+  function reconnect(parts: Reconnecting, at: ReconnectAt, before: Before): void {
+    const { fd, urgentFd, outgoing } = recover(parts, at, before)
+    release(p)
+    Object.assign(p, { fd, urgentFd, outgoing })
   }
 
   /** The guest goes on here, as if nothing had been, unless the destination may have run it. */
@@ -191,7 +210,7 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
       status: status.state,
       ...(error === undefined ? {} : { error: explain(p, error) }),
       guestHere: error !== undefined && neverRanThere(p),
-      mode: stopped === undefined ? 'none' : outcome!.finish,
+      mode: p.tookOver ? 'postcopy' : stopped === undefined ? 'none' : outcome!.finish,
       ...(outcome?.finish === 'postcopy' ? { switchReason: outcome.reason } : {}),
       downtimeMs: stopped === undefined ? 0 : (loadedUs - stopped.monotonicUs) / 1000,
       totalMs: p.startUs === 0 ? 0 : (endUs - p.startUs) / 1000,
@@ -217,12 +236,16 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
     p.recorder?.end()
     tell({ done: report(error), error: errorToMessage(error) })
   } finally {
-    p.outgoing?.close()
+    release(p)
     p.origin?.close()
-    releaseChannel(p.fd)
-    releaseChannel(p.urgentFd ?? -1)
     sayEnded()
   }
+}
+
+function release({ outgoing, fd, urgentFd = -1 }: Progress): void {
+  outgoing?.close()
+  releaseChannel(fd)
+  releaseChannel(urgentFd)
 }
 
 function recorderFor(
@@ -248,7 +271,8 @@ function recorderFor(
  * Whether the destination cannot have run the guest. It says SHUT(1) when it fails; if it had not confirmed the device
  * state by then, it never ran the guest.
  */
-function neverRanThere({ outgoing: o }: Progress): boolean {
+function neverRanThere({ outgoing: o, tookOver }: Progress): boolean {
+  if (tookOver) return false
   return o === undefined || !o.committed || (o.link.shut === 1 && !o.pongs.has(PING.loaded))
 }
 

@@ -53,7 +53,8 @@ export function migrate(guest: GuestHandle, options: MigrateOptions): Migration 
   if (options.tls === undefined) parseUri(options.to)
   else assertTls(options.to, options.tls)
   const thread = threadOptions(guest, options)
-  if (options.recover !== undefined) assertRecoverable(options.recover, thread, options.tls)
+  const recover = options.recover === undefined ? undefined : { uri: options.recover }
+  if (recover !== undefined) assertRecoverable(recover, thread, options.tls)
   const connection = guest.connect()
   const source = startSource<SourceThreadData>({
     thread: new URL('./source-thread.js', import.meta.url),
@@ -61,7 +62,7 @@ export function migrate(guest: GuestHandle, options: MigrateOptions): Migration 
     transferList: [connection.port],
     tls: options.tls,
   })
-  source.connect(options.to, options.recover)
+  source.connect(options.to, recover)
   return source
 }
 

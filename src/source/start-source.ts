@@ -11,7 +11,7 @@ import { createWake } from '../os/wake.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
 import { followThread, startThread } from '../thread.js'
 import { openTunnel, type TlsConnectOptions, type Tunnel } from '../tls/tunnel.js'
-import type { Order, OutgoingOptions } from './outgoing.js'
+import type { Order, OutgoingOptions, ReconnectAt } from './outgoing.js'
 import { SOURCE_STATS, type SourceReport, type SourceStatus } from './report.js'
 import type { SourceThreadBase } from './run-source.js'
 import { SOURCE_STATUS } from './status.js'
@@ -37,7 +37,15 @@ export interface Source extends Migration {
   /** Resolves when the thread waits for the order to connect. */
   readonly ready: Promise<void>
   /** @param recover where to reconnect when the connection is lost after the switch; undefined: not at all. @throws UsageError when that cannot be */
-  connect(uri: string, recover?: string): void
+  connect(uri: string, recover?: ReconnectAt): void
+  /**
+   * Instead of `connect`: another process was the source and died after the switch. The destination waits for one that has
+   * the same RAM, and says what it has of it.
+   * @throws UsageError when that cannot be
+   */
+  takeOver(recover: ReconnectAt): void
+  /** In `postcopy-paused`, where it reconnects when told: the destination listens there. One attempt. */
+  reconnect(uri: string): void
 }
 
 /** `thread`: the entry to start, which calls `runSource`; `data`: what it wants besides. */
@@ -67,10 +75,15 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   const forget = beforeExit(() => order({ order: 'cancel' }))
 
   let tunnel: Tunnel | undefined
-  function connect(uri: string, recover?: string): void {
+  function connect(uri: string, recover?: ReconnectAt): void {
     if (recover !== undefined) assertRecoverable(recover, spec.data.options, spec.tls)
     if (spec.tls !== undefined) tunnel = openTunnel(uri, spec.tls)
     order({ order: 'connect', uri: tunnel?.uri ?? uri, recover })
+  }
+
+  function takeOver(recover: ReconnectAt): void {
+    assertRecoverable(recover, { push: { on: true } }, spec.tls)
+    order({ order: 'take-over', recover })
   }
 
   let isReady = (): void => {}
@@ -101,6 +114,8 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
       value: (limits: { precopy?: number; postcopy?: number }) => order({ order: 'bandwidth', ...limits }),
     },
     connect: { value: connect },
+    takeOver: { value: takeOver },
+    reconnect: { value: (uri: string) => order({ order: 'reconnect', uri }) },
     ready: { value: ready },
     done: { value: done },
   }) as Source
@@ -125,17 +140,16 @@ function failed(
 
 /** What is wrong with it must not be found first when the guest depends on it. @throws UsageError */
 export function assertRecoverable(
-  recover: string,
-  { preempt, push }: Recoverable,
+  recover: ReconnectAt,
+  { push }: Recoverable,
   tls?: TlsConnectOptions,
 ): void {
-  parseUri(recover)
+  if (recover !== 'when-told') parseUri(recover.uri)
   const refuse = (what: string): never => {
     throw new UsageError(`a migration ${what} cannot be recovered yet`)
   }
   if (tls !== undefined) refuse('over TLS')
-  if (preempt) refuse('with a channel for requested pages (preempt)')
   if (!push.on) refuse('that sends pages on demand alone')
 }
 
-type Recoverable = Pick<OutgoingOptions, 'preempt'> & { readonly push: { readonly on: boolean } }
+type Recoverable = { readonly push: Pick<OutgoingOptions['push'], 'on'> }

@@ -4,7 +4,7 @@ import type { Table } from '../machine.js'
 
 export const SOURCE_STATUS = {
   none: { migrate: 'setup' },
-  setup: { ready: 'active', cancel: 'cancelling', fail: 'failed' },
+  setup: { ready: 'active', takeOver: 'postcopy-paused', cancel: 'cancelling', fail: 'failed' },
   active: { switchover: 'device', cancel: 'cancelling', fail: 'failed' },
   device: { packageSent: 'postcopy-active', precopyDone: 'completed', cancel: 'cancelling', fail: 'failed' },
   'postcopy-active': { allSent: 'completed', channelLost: 'postcopy-paused', fail: 'failed' },

@@ -11,7 +11,9 @@ import { type LaunchOptions, launchQemu, type Qemu, type QemuExit } from '../qem
 import { setMigrationCapabilities } from '../qemu/migration.js'
 import type { SourceReport } from '../source/report.js'
 import { assertRecoverable, type Source } from '../source/start-source.js'
+import { reconnectWhenPaused } from './listen-again.js'
 import { planMapping } from './map.js'
+import { writeRecord } from './record.js'
 import { explainRefusal } from './refusals.js'
 
 export interface ResumeOptions extends Omit<ServeOptions, 'mapped' | 'tls'> {
@@ -21,10 +23,10 @@ export interface ResumeOptions extends Omit<ServeOptions, 'mapped' | 'tls'> {
   readonly blocktime?: boolean
   /** Map the machine's RAM from the image instead of serving it, where that is possible; see map.ts. */
   readonly map?: boolean
-  /** When the connection to QEMU is lost, let it listen again and go on, for `recoverTimeMs`. Not with preempt or map. */
+  /** When the connection to QEMU is lost, let it listen again and go on, for `recoverTimeMs`. Not without push, or with map. */
   readonly reconnect?: boolean
   readonly console?: NonNullable<LaunchOptions['console']>
-  /** QEMU may outlive this process. Before all RAM is in that does it no good. */
+  /** QEMU may outlive this process. Before all RAM is in it then waits for somebody who goes on: see recover.ts. */
   readonly survives?: boolean
 }
 
@@ -43,7 +45,6 @@ export interface Resumed {
 
 /** How long QEMU may take to load the device state, ms. */
 const LOAD_TIMEOUT_MS = 30_000
-const LISTEN_AGAIN_MS = 200
 
 /**
  * Resolves when the VM runs (or, with `-S`, could). Then the caller has the QEMU.
@@ -57,9 +58,9 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
   const mapped = plan !== undefined && 'block' in plan ? plan : undefined
   const reconnect = options.reconnect === true && mapped === undefined
   const { preempt = false, push = true } = options
-  if (reconnect) assertRecoverable('unix:recover', { preempt, push: { on: push } })
+  if (reconnect) assertRecoverable('when-told', { push: { on: push } })
   const serve = mapped === undefined ? options : { ...options, preempt: false, mapped: mapped.block }
-  const { machine, source, demand } = serveImage(imagePath, serve)
+  const { machine, identity, source, demand } = serveImage(imagePath, serve)
   let qemu: Qemu | undefined
   try {
     qemu = await launchQemu({
@@ -68,6 +69,8 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
       console: options.console ?? 'inherit',
       survives: options.survives ?? false,
     })
+    if (mapped === undefined)
+      writeRecord(qemu.directory, { image: imagePath, identity, preempt, pid: qemu.pid })
     await setMigrationCapabilities(
       qemu.qmp,
       mapped === undefined ? capabilitiesFor(options) : { events: true },
@@ -97,13 +100,12 @@ async function hand(
   reconnect: boolean,
 ): Promise<Omit<Resumed, 'demand'>> {
   const uri = `unix:${join(qemu.directory, 'migrate')}`
-  const recover = reconnect ? `unix:${join(qemu.directory, 'recover')}` : undefined
   const startMs = performance.now()
   const running = qemu.qmp.waitForEvent('RESUME', { timeoutMs: LOAD_TIMEOUT_MS })
   running.catch(() => {}) // the source's or QEMU's own end may be the better reason
   await qemu.qmp.execute('migrate-incoming', { uri })
-  source.connect(uri, recover)
-  if (recover !== undefined) listenAgainWhenPaused(qemu, source, recover)
+  source.connect(uri, reconnect ? 'when-told' : undefined)
+  if (reconnect) reconnectWhenPaused(qemu.qmp, source, qemu.directory)
   // The end of the source is no reason to stop waiting if it went well: a small VM has all its RAM at once.
   const failed = source.done.then(async (report) => {
     // A VM that was stopped when it was parked stays so after a precopy; after postcopy QEMU runs it in any case.
@@ -113,22 +115,6 @@ async function hand(
   })
   await Promise.race([paused ? untilHandedOver(source) : running, failed, ended(qemu)])
   return { qemu, source, resumedMs: paused ? undefined : performance.now() - startMs, done: source.done }
-}
-
-/** QEMU may notice the loss later than the source does. The source tries to connect until it succeeds, or its time is up. */
-function listenAgainWhenPaused(qemu: Qemu, source: Source, uri: string): void {
-  let trying = false
-  source.on('status', async (status) => {
-    if (status !== 'postcopy-paused' || trying) return
-    trying = true
-    while (source.status.startsWith('postcopy-') && source.status !== 'postcopy-active') {
-      // Out of band: QEMU's main loop may itself be waiting for a page. It refuses while it does not know of the loss, and
-      // while it listens already.
-      await qemu.qmp.execute('migrate-recover', { uri }, { oob: true }).catch(() => {})
-      await new Promise((resolve) => setTimeout(resolve, LISTEN_AGAIN_MS))
-    }
-    trying = false
-  })
 }
 
 const never = new Promise<never>(() => {})

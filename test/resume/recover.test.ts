@@ -19,53 +19,68 @@ const RAM_MIB = 64
 const BREAKS = 3
 const directory = temporaryDirectory({ after } as never)
 
-for (const version of ['7.2', '10.0']) {
-  test(`QEMU ${version}: broken ${BREAKS} times, recovered each time, RAM is the image's`, {
-    skip: skipReason({ qemus: [version] }),
-    timeout: 240_000,
-  }, async () => {
-    const path = join(directory, `${version}.img`)
-    const rom = join(directory, 'rom')
-    writeFileSync(rom, buildRom(romRange(RAM_MIB * MiB)))
-    const guest = { guest: 'rom', ramMiB: RAM_MIB } as const
-    const parked = await startTestGuest(findQemu(version)!, guest)
-    await sleep(1000)
-    await parked.qmp.execute('stop')
-    await save(parked, `exec:cat > ${path}.stream`)
-    await parked.kill()
-    await convertStream(`${path}.stream`, path)
+const parked = new Map<string, Promise<string>>()
 
-    const { qemu, source, done } = await resume(path, {
-      command: [
-        ...[findQemu(version)!.path, '-accel', 'tcg', '-machine', 'pc-i440fx-7.2', '-m', `${RAM_MIB}M`],
-        ...['-nodefaults', '-display', 'none', '-serial', 'stdio', '-bios', rom, '-S'],
-      ],
-      console: 'collect',
-      reconnect: true,
-      maxBandwidth: 8 * MiB,
-    })
-    try {
-      const seen: string[] = []
-      source.on('status', (status) => seen.push(status))
-      for (let i = 1; i <= BREAKS; i++) {
-        await sleep(300)
-        await qemu.qmp.execute('migrate-pause', {}, { oob: true })
-        while (seen.filter((status) => status === 'postcopy-active').length < i) await sleep(20)
+/** The image of a guest that has written all of its RAM; once a version. */
+function park(version: string): Promise<string> {
+  let path = parked.get(version)
+  if (path === undefined) {
+    path = parkAnew(version, join(directory, `${version}.img`))
+    parked.set(version, path)
+  }
+  return path
+}
+
+async function parkAnew(version: string, path: string): Promise<string> {
+  const qemu = await startTestGuest(findQemu(version)!, { guest: 'rom', ramMiB: RAM_MIB })
+  await sleep(1000)
+  await qemu.qmp.execute('stop')
+  await save(qemu, `exec:cat > ${path}.stream`)
+  await qemu.kill()
+  await convertStream(`${path}.stream`, path)
+  return path
+}
+
+for (const version of ['7.2', '10.0']) {
+  for (const preempt of [false, true]) {
+    const how = preempt ? ', with a channel for requested pages' : ''
+    test(`QEMU ${version}${how}: broken ${BREAKS} times, recovered each time, RAM is the image's`, {
+      skip: skipReason({ qemus: [version] }),
+      timeout: 240_000,
+    }, async () => {
+      const path = await park(version)
+      const rom = join(directory, 'rom')
+      writeFileSync(rom, buildRom(romRange(RAM_MIB * MiB)))
+      const { qemu, source, done } = await resume(path, {
+        command: [
+          ...[findQemu(version)!.path, '-accel', 'tcg', '-machine', 'pc-i440fx-7.2', '-m', `${RAM_MIB}M`],
+          ...['-nodefaults', '-display', 'none', '-serial', 'stdio', '-bios', rom, '-S'],
+        ],
+        console: 'collect',
+        reconnect: true,
+        preempt,
+        maxBandwidth: 8 * MiB,
+      })
+      try {
+        const seen: string[] = []
+        source.on('status', (status) => seen.push(status))
+        for (let i = 1; i <= BREAKS; i++) {
+          await sleep(300)
+          await qemu.qmp.execute('migrate-pause', {}, { oob: true })
+          while (seen.filter((status) => status === 'postcopy-active').length < i) await sleep(20)
+        }
+        const report = await done
+        assert.ok(report.ok, report.error)
+        const paused = seen.filter((status) => status === 'postcopy-paused').length
+        assert.ok(paused >= BREAKS, seen.join(' '))
+        await waitForMigration(qemu.qmp, ['completed'])
+        const image = openImage(path)
+        const stored = ramOf(image, 'pc.ram')
+        image.close()
+        assert.equal(Buffer.compare(await pmemsave(qemu, MiB, RAM_MIB * MiB - MiB), stored.subarray(MiB)), 0)
+      } finally {
+        await qemu.kill()
       }
-      const report = await done
-      assert.ok(report.ok, report.error)
-      assert.equal(
-        seen.filter((status) => status === 'postcopy-paused').length >= BREAKS,
-        true,
-        seen.join(' '),
-      )
-      await waitForMigration(qemu.qmp, ['completed'])
-      const image = openImage(path)
-      const stored = ramOf(image, 'pc.ram')
-      image.close()
-      assert.equal(Buffer.compare(await pmemsave(qemu, MiB, RAM_MIB * MiB - MiB), stored.subarray(MiB)), 0)
-    } finally {
-      await qemu.kill()
-    }
-  })
+    })
+  }
 }
