@@ -23,7 +23,9 @@ type ResumeValues = Values<typeof RESUME_OPTIONS> & Operands
 const DETACHED = 'FARFAULT_DETACHED'
 
 /** From the background process to the one that started it. */
-type Word = { readonly resumedMs: number | undefined } | { readonly error: string }
+type Word =
+  | { readonly resumedMs: number | undefined; readonly ignored: string | null }
+  | { readonly error: string }
 
 export async function resumeCommand(values: ResumeValues): Promise<ExitCode> {
   const [image] = values.operands
@@ -86,7 +88,9 @@ async function resumeHere(image: string, values: ResumeValues): Promise<ExitCode
       ? 'the VM is loaded, and waits for cont'
       : `the VM runs after ${milliseconds(resumedMs)}`,
   )
-  tell({ resumedMs })
+  const { ignored } = resumed.demand()
+  sayIgnored(ignored)
+  tell({ resumedMs, ignored })
   onSignal(() => {
     if (source.status === 'completed') return
     say('the VM still needs RAM from here; this process goes on until all is in, or the VM has ended')
@@ -125,6 +129,7 @@ async function serveTo(image: string, to: string, values: ResumeValues): Promise
       say('the VM still needs RAM from here; this process goes on until all is in')
     else source.cancel()
   })
+  sayIgnored(demand().ignored)
   source.connect(to)
   const report = await source.done
   print(values, report, undefined, demand())
@@ -153,8 +158,12 @@ function print(
   sayDemand(demand)
 }
 
-function sayDemand({ run, workingSet, written, problems }: DemandReport): void {
-  for (const problem of problems) say(problem)
+function sayIgnored(why: string | null): void {
+  if (why !== null) say(`the working set is not used: ${why}`)
+}
+
+function sayDemand({ run, workingSet, written, notWritten }: DemandReport): void {
+  if (notWritten !== null) say(`the working set was not written: ${notWritten}`)
   if (run === null) return
   if (workingSet !== null) {
     const { ahead, late, missed } = run
@@ -180,7 +189,8 @@ function detach(values: ResumeValues): Promise<ExitCode> {
         resolve(EXIT.failed)
         return
       }
-      const { resumedMs = null } = word
+      const { resumedMs = null, ignored } = word
+      sayIgnored(ignored)
       if (values.json) process.stdout.write(`${JSON.stringify({ ok: true, resumedMs, server: child.pid })}\n`)
       else
         say(

@@ -49,7 +49,8 @@ export function replayTrace(path: string, options: ReplayOptions = {}): ReplayRe
   const recorded = options.workingSet === undefined ? file.pages : otherSet(options.workingSet, file)
   const recordedFaultUs = faultCostUs(file.firstUs)
   const conditions = {
-    ...{ recorded, quietMs, bandwidth: bandwidth === 0 ? Number.POSITIVE_INFINITY : bandwidth },
+    ...{ recorded, quietMs, loadedMs: file.recorded.loadedMs },
+    ...{ bandwidth: bandwidth === 0 ? Number.POSITIVE_INFINITY : bandwidth },
     ...{ recordedFaultUs, faultUs: recordedFaultUs + roundTripMs * 1000 },
   }
   const specs = (options.orders ?? ORDER_NAMES).map((order) => ({

@@ -102,6 +102,8 @@ export interface Outgoing {
   switchWanted: boolean
   /** The package is on its way: cancelling is no longer possible, RAM here is no longer the guest's. */
   committed: boolean
+  /** When that was, ms of `monotonicMs`. */
+  readonly committedMs: number
   /** When a page was asked for last, ms of `monotonicMs`. */
   readonly lastRequestMs: number
   /** Bytes sent over connections that are lost. */
@@ -222,6 +224,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const urgent =
     urgentFd === undefined ? sender : createSender(urgentFd, undefined, () => link.pump(-1, urgentFd))
   let committed = false
+  let committedMs = 0
 
   const outgoing: Outgoing = {
     ...parts,
@@ -239,6 +242,9 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     bytesBefore: 0,
     recovery: undefined,
     pongs,
+    get committedMs() {
+      return committedMs
+    },
     get lastRequestMs() {
       return lastRequestMs
     },
@@ -247,8 +253,9 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     },
     set committed(value) {
       committed = value
-      lastRequestMs = monotonicMs() // the guest that starts there is about to ask
-      parts.recorder?.begin(lastRequestMs)
+      committedMs = monotonicMs()
+      lastRequestMs = committedMs // the guest that starts there is about to ask
+      parts.recorder?.begin(committedMs)
       pacer.bytesPerSecond = value ? limits.postcopy : limits.precopy
     },
     close() {
