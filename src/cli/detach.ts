@@ -21,6 +21,10 @@ export type Word =
 /** Words for people: standard output is QEMU's console, or the report's. */
 export const say = (line: string): void => void process.stderr.write(`farfault: ${line}\n`)
 
+export function sayIgnored(why: string | null): void {
+  if (why !== null) say(`the working set is not used: ${why}`)
+}
+
 export const inBackground = (): boolean => process.env[DETACHED] === '1'
 
 /** In the background process: it needs its parent no more. */
@@ -85,10 +89,11 @@ export function detach(json: boolean): Promise<ExitCode> {
 }
 
 function report(
-  { resumedMs, recover }: Exclude<Word, { error: string }>,
+  { resumedMs, recover, ignored }: Exclude<Word, { error: string }>,
   server: number,
   json: boolean,
 ): void {
+  sayIgnored(ignored)
   if (json) {
     process.stdout.write(`${JSON.stringify({ ok: true, resumedMs: resumedMs ?? null, server, recover })}\n`)
     return

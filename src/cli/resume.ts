@@ -14,7 +14,16 @@ import {
 } from '../index.js'
 import type { RESUME_OPTIONS } from './commands.js'
 import { onSignal } from './control.js'
-import { asCommand, detach, inBackground, orTellError, recoverArguments, say, tellParent } from './detach.js'
+import {
+  asCommand,
+  detach,
+  inBackground,
+  orTellError,
+  recoverArguments,
+  say,
+  sayIgnored,
+  tellParent,
+} from './detach.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import type { Operands, Values } from './options.js'
 import { bytes, counted, milliseconds, number } from './text.js'
@@ -220,10 +229,6 @@ function print(
     )
   }
   sayDemand(demand)
-}
-
-function sayIgnored(why: string | null): void {
-  if (why !== null) say(`the working set is not used: ${why}`)
 }
 
 function sayDemand({ run, workingSet, written, notWritten }: DemandReport): void {

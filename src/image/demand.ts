@@ -1,7 +1,6 @@
 // What is known of the pages that a parked VM asks for, and what a run of it adds. Main thread. Nothing here may hurt the
 // VM: what cannot be read is ignored, what cannot be written is said.
 
-import { ImageError } from '../errors.js'
 import { LIMITS } from '../limits.js'
 import { chooseOrder, ORDERS, type OrderChoice, type OrderName } from '../order/orders.js'
 import type { DemandRecord, RecordLimits } from '../order/recorder.js'
@@ -40,8 +39,10 @@ export interface DemandReport {
   readonly run: (Run & { readonly asked: number; readonly hitRate: number | null }) | null
   /** What is in the file now. */
   readonly written: { readonly file: string; readonly pages: number; readonly records: number } | null
-  /** Why a working set was not used, or not written; none of it hurts the VM. */
-  readonly problems: readonly string[]
+  /** Why the working set that is there was not used; null when it was, or there is none. */
+  readonly ignored: string | null
+  /** Why nothing could be written. Neither hurts the VM. */
+  readonly notWritten: string | null
 }
 
 export interface Demand {
@@ -66,9 +67,8 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
     push = true,
   } = options
   const file = workingSetPath(image.path)
-  const problems: string[] = []
   const identity = identify(image)
-  const known = readIfSound(identity, problems)
+  const { known, ignored } = readIfSound(identity)
   const order = chooseOrder(
     choice,
     known !== undefined ? 'record' : wanted === false ? 'nothing' : 'recording',
@@ -79,6 +79,7 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
   const how = push ? order : 'on-demand'
   let run: DemandReport['run'] = null
   let written: DemandReport['written'] = null
+  let notWritten: string | null = null
 
   return {
     order,
@@ -92,7 +93,7 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
         const set = addRun(identity, seen)
         written = set === undefined ? null : sizeOf(file, set)
       } catch (error) {
-        problems.push(`the working set was not written: ${messageOf(error)}`)
+        notWritten = messageOf(error)
       }
     },
     report: () => ({
@@ -100,17 +101,19 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
       workingSet: known === undefined ? null : sizeOf(file, known),
       run,
       written,
-      problems,
+      ignored,
+      notWritten,
     }),
   }
 }
 
-function readIfSound(identity: ImageIdentity, problems: string[]): WorkingSetFile | undefined {
+function readIfSound(identity: ImageIdentity): {
+  readonly known: WorkingSetFile | undefined
+  readonly ignored: string | null
+} {
   try {
-    return readWorkingSet(identity)
+    return { known: readWorkingSet(identity), ignored: null }
   } catch (error) {
-    const why = error instanceof ImageError ? error.message : `it cannot be read: ${messageOf(error)}`
-    problems.push(`the working set is ignored: ${why}`)
-    return undefined
+    return { known: undefined, ignored: messageOf(error) }
   }
 }

@@ -50,6 +50,8 @@ export interface Run {
   readonly missed: number
   /** How fast the destination took what was pushed; 0 when nothing was. */
   readonly bytesPerSecond: number
+  /** When the device state was loaded, ms after the guest could run; 0 when that is not known. */
+  readonly loadedMs: number
 }
 
 export interface WorkingSetBlock {
@@ -134,6 +136,7 @@ const RUN: Fields = {
   late: count,
   missed: count,
   bytesPerSecond: count,
+  loadedMs: count,
 }
 
 /** As the JSON has it. */
@@ -252,6 +255,7 @@ export const describeRun = ({ record, order }: NewRun): Run => ({
   late: record.late,
   missed: record.pages.length - record.late,
   bytesPerSecond: Math.round(record.bytesPerSecond),
+  loadedMs: Math.round(record.loadedMs),
 })
 
 /**

@@ -64,6 +64,13 @@ export const AROUND_PAGES = 64
  */
 export const LIKELY_CHUNK_PAGES = AROUND_PAGES
 
+/**
+ * What is likely waits until the destination has loaded the device state: otherwise the two compete for its CPUs, and the guest
+ * runs later (RESUME after 200 ms instead of 400 on a busy machine). On a long link its word for it takes a round trip, which
+ * is not waited for longer than this, ms.
+ */
+export const LIKELY_HOLD_MS = 50
+
 /** What is known when the order is chosen, and which one fits: measured, see bench/README.md. */
 const ADAPTIVE = {
   /** Which pages earlier runs asked for. */

@@ -10,6 +10,7 @@ function setUp(changes: Partial<RecorderParts> = {}) {
   const recorder = createRecorder({
     ...{ totalPages: 1000, known: new Uint32Array(0), settleMs: 100, maxMs: 1000, isSent: () => false },
     bytesPerSecond: () => 5,
+    loadedAtMs: () => 57,
     done: (record) => records.push(record),
     ...changes,
   })
@@ -28,6 +29,7 @@ test('a page counts once, with the time of its first request', () => {
   assert.equal(records.length, 1)
   assert.deepEqual([...records[0]!.pages], [7, 8, 9])
   assert.deepEqual([...records[0]!.atUs], [1000, 1000, 2500])
+  assert.equal(records[0]!.loadedMs, 7)
 })
 
 test('it ends when nothing new has been asked for, and says how long that takes', () => {
@@ -72,7 +74,7 @@ test('what was known is counted: late when it was asked for, ahead when it was s
 const recordOf = (...entries: [page: number, atUs: number][]): DemandRecord => ({
   pages: Uint32Array.from(entries, ([page]) => page),
   atUs: Uint32Array.from(entries, ([, atUs]) => atUs),
-  ...{ late: 0, ahead: 0, bytesPerSecond: 0 },
+  ...{ late: 0, ahead: 0, bytesPerSecond: 0, loadedMs: 0 },
 })
 const rows = ({ pages, firstUs, seen }: WorkingSet) =>
   [...pages].map((page, i) => [page, firstUs[i], seen[i]])
@@ -121,7 +123,7 @@ test('of too many pages those go that were asked for once and late', () => {
   const many = mergeRecord(twice, {
     pages: Uint32Array.from({ length: max }, (_, i) => i + 2),
     atUs: Uint32Array.from({ length: max }, (_, i) => i + 2),
-    ...{ late: 0, ahead: 0, bytesPerSecond: 0 },
+    ...{ late: 0, ahead: 0, bytesPerSecond: 0, loadedMs: 0 },
   })
   assert.equal(many.pages.length, max)
   assert.ok(many.pages.includes(0) && many.pages.includes(1))

@@ -15,6 +15,8 @@ export interface DemandRecord {
   readonly ahead: number
   /** How fast the destination took what was pushed; 0 when nothing was. */
   readonly bytesPerSecond: number
+  /** When the device state was loaded, by the destination's word, ms after the guest could run; 0 when that is not known. */
+  readonly loadedMs: number
 }
 
 export interface RecordLimits {
@@ -33,6 +35,8 @@ export interface RecorderParts extends RecordLimits {
   isSent(page: number): boolean
   /** How fast the destination has taken what was pushed. */
   bytesPerSecond(): number
+  /** When the device state was loaded, ms; undefined when that is not known. */
+  loadedAtMs(): number | undefined
   /** Called once, with the record, if the guest has run. */
   done(record: DemandRecord): void
 }
@@ -71,7 +75,8 @@ export function createRecorder(parts: RecorderParts): Recorder {
       else if (parts.isSent(page)) ahead++
     }
     const [asked, when] = [pages.slice(0, count), atUs.slice(0, count)]
-    parts.done({ pages: asked, atUs: when, late, ahead, bytesPerSecond: parts.bytesPerSecond() })
+    const loadedMs = Math.max(0, (parts.loadedAtMs() ?? startMs) - startMs)
+    parts.done({ pages: asked, atUs: when, late, ahead, bytesPerSecond: parts.bytesPerSecond(), loadedMs })
   }
 
   function settle(nowMs: number): number {

@@ -25,13 +25,8 @@ function traceOf(touches: readonly (readonly [page: number, atUs: number])[]): T
 }
 
 const conditions = (changes: Partial<Conditions> = {}): Conditions => ({
-  ...{
-    spec: undefined,
-    recorded: new Uint32Array(0),
-    quietMs: 10,
-    patienceMs: 1e9,
-    bandwidth: Number.POSITIVE_INFINITY,
-  },
+  ...{ spec: undefined, recorded: new Uint32Array(0), quietMs: 10, patienceMs: 1e9, loadedMs: 0 },
+  bandwidth: Number.POSITIVE_INFINITY,
   ...{ recordedFaultUs: 100, faultUs: 100 },
   ...changes,
 })
@@ -77,6 +72,20 @@ test('pages that were recorded and arrive in time are no faults, and those that 
   assert.equal(fast.faults, 0)
   const slow = simulate(trace, conditions({ spec: orderSpec('recorded'), recorded, bandwidth: 1e6 }))
   assert.ok(slow.faults > 20, `${slow.faults}`)
+})
+
+test('what is likely waits until the device state is loaded, and not for ever', () => {
+  const trace = traceOf([[5, 1000]])
+  const spec = orderSpec('recorded')
+  for (const [loadedMs, faults] of [
+    [0, 0],
+    [20, 1],
+    [Number.POSITIVE_INFINITY, 1],
+  ] as const) {
+    const outcome = simulate(trace, conditions({ spec, recorded: trace.pages, loadedMs, bandwidth: 100e6 }))
+    assert.equal(outcome.faults, faults)
+    assert.ok(outcome.residentMs! < 1000)
+  }
 })
 
 test('around a page comes its group: a walk through RAM faults once a group or so', () => {

@@ -5,7 +5,7 @@
 // when the trace was taken. A page that is there costs nothing. One that is not stops it: the request takes its way, waits
 // behind what is on the link, and the page comes back. The link is a queue with one rate, which is that of its slowest part.
 
-import { LIKELY_CHUNK_PAGES, type OrderSpec } from '../order/orders.js'
+import { LIKELY_CHUNK_PAGES, LIKELY_HOLD_MS, type OrderSpec } from '../order/orders.js'
 import { createPageOrder } from '../order/page-order.js'
 import type { WorkingSet } from '../order/working-set.js'
 import { type Bitmap, createBitmap, merge } from '../ram/bitmap.js'
@@ -29,6 +29,8 @@ export interface Conditions extends YieldingOptions {
   readonly spec: OrderSpec | undefined
   /** What goes first where the order is a recorded one. */
   readonly recorded: Uint32Array
+  /** What is likely goes only from then on, when the device state is loaded, ms. */
+  readonly loadedMs: number
   /** Bytes a second that source, link and destination carry together. */
   readonly bandwidth: number
   /** What a fault cost when the trace was taken, µs: the guest's time between two faults is the rest. */
@@ -87,6 +89,7 @@ interface ModelSource {
 function createModelSource(trace: Trace, conditions: Conditions): ModelSource {
   const { blocks, present, pages } = trace
   const { spec, recorded, bandwidth, faultUs } = conditions
+  const loadedUs = Math.min(conditions.loadedMs, LIKELY_HOLD_MS) * 1000
   const usPerByte = 1e6 / bandwidth
   const oneWayUs = faultUs / 2
   const dirty = blocks.map((block) => createBitmap(block.pages))
@@ -146,7 +149,7 @@ function createModelSource(trace: Trace, conditions: Conditions): ModelSource {
       if (spec === undefined || (!likely && !order.anyScanned())) break
       const nowMs = nowUs / 1000
       const room = window.room(yielding.asking(nowMs))
-      const readyUs = nowUs + (likely ? 0 : yielding.waitMs(nowMs) * 1000)
+      const readyUs = likely ? Math.max(nowUs, loadedUs) : nowUs + yielding.waitMs(nowMs) * 1000
       const nextUs = room > 0 ? readyUs : Math.max(readyUs, pongs[0]!.atUs)
       if (nextUs >= untilUs) break
       nowUs = nextUs

@@ -52,7 +52,8 @@ export function replayTrace(path: string, options: ReplayOptions = {}): ReplayRe
   const recorded = options.workingSet === undefined ? file.pages : otherSet(options.workingSet, file)
   const recordedFaultUs = faultCostUs(file.firstUs)
   const conditions = {
-    ...{ recorded, quietMs, patienceMs, bandwidth: bandwidth === 0 ? Number.POSITIVE_INFINITY : bandwidth },
+    ...{ recorded, quietMs, patienceMs, loadedMs: file.recorded.loadedMs },
+    bandwidth: bandwidth === 0 ? Number.POSITIVE_INFINITY : bandwidth,
     ...{ recordedFaultUs, faultUs: recordedFaultUs + roundTripMs * 1000 },
   }
   const specs = (options.orders ?? ORDER_NAMES).map((order) => ({

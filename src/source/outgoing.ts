@@ -113,6 +113,8 @@ export interface Outgoing {
   committed: boolean
   /** Whether background pages should wait for the guest's. */
   readonly yielding: Yielding
+  /** When `committed` was set, ms of `monotonicMs`. */
+  readonly committedMs: number
   /** Bytes sent over connections that are lost. */
   bytesBefore: number
   /** What the destination has said since it was asked for what it has; undefined when it was not asked. */
@@ -236,6 +238,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
       ? sender
       : createSender(urgentFd, undefined, () => void link.pumpPeer(TO_READ, urgentFd))
   let committed = false
+  let committedMs = 0
 
   const outgoing: Outgoing = {
     ...parts,
@@ -254,14 +257,17 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     recovery: undefined,
     pongs,
     yielding,
+    get committedMs() {
+      return committedMs
+    },
     get committed() {
       return committed
     },
     set committed(value) {
       committed = value
-      const nowMs = monotonicMs()
-      yielding.noteRequest(nowMs) // the guest that starts there is about to ask
-      parts.recorder?.begin(nowMs)
+      committedMs = monotonicMs()
+      yielding.noteRequest(committedMs) // the guest that starts there is about to ask
+      parts.recorder?.begin(committedMs)
       pacer.bytesPerSecond = value ? limits.postcopy : limits.precopy
     },
     close() {

@@ -2,7 +2,7 @@
 // in front of a request. Source thread.
 
 import { ChannelError } from '../errors.js'
-import { LIKELY_CHUNK_PAGES } from '../order/orders.js'
+import { LIKELY_CHUNK_PAGES, LIKELY_HOLD_MS } from '../order/orders.js'
 import { monotonicUs } from '../os/clock.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { encodeCommand } from '../wire/messages.js'
@@ -22,9 +22,8 @@ export function pushRemaining(o: Outgoing): void {
     if (!o.order.anyScanned()) break
     const nowMs = o.link.wokenMs
     const room = o.window.room(o.yielding.asking(nowMs))
-    // What is likely to be asked for does not wait until nothing is.
     const likely = o.order.anyLikely()
-    const pauseMs = Math.max(o.pacer.waitMs(nowMs), likely ? 0 : o.yielding.waitMs(nowMs))
+    const pauseMs = Math.max(o.pacer.waitMs(nowMs), likely ? loadMsLeft(o, nowMs) : o.yielding.waitMs(nowMs))
     if (room > 0 && pauseMs === 0) {
       const bytes = likely
         ? pushChunk(o, Math.max(room, LIKELY_BYTES), o.order.nextLikely)
@@ -61,6 +60,10 @@ function endUrgent(o: Outgoing): void {
     if (!(error instanceof ChannelError)) throw error
   }
 }
+
+/** What is likely to be asked for does not wait until nothing is; but the guest has no use for it before it runs. */
+const loadMsLeft = (o: Outgoing, nowMs: number): number =>
+  o.pongs.has(PING.loaded) ? 0 : Math.max(0, Math.ceil(o.committedMs + LIKELY_HOLD_MS - nowMs))
 
 /** Only what is asked for, until the destination goes away: it never has all of RAM, so there is no other end. */
 export function serveOnDemand(o: Outgoing): void {

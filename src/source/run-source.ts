@@ -263,6 +263,10 @@ function recorderFor(
       return !p.outgoing!.dirty[index]!.get(page - firstPage)
     },
     bytesPerSecond: () => p.outgoing!.window.bytesPerSecond,
+    loadedAtMs() {
+      const atUs = p.outgoing!.pongs.get(PING.loaded)
+      return atUs === undefined ? undefined : atUs / 1000
+    },
     done: (record) => tell({ record }),
   })
 }

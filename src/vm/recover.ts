@@ -75,7 +75,14 @@ async function goOn(
   source.takeOver('when-told')
   void ended.then(source.cancel)
   await untilServing(source)
-  return { source, demand, pid: record.pid, ended, recoveredMs: performance.now() - startMs, done: source.done }
+  return {
+    source,
+    demand,
+    pid: record.pid,
+    ended,
+    recoveredMs: performance.now() - startMs,
+    done: source.done,
+  }
 }
 
 async function connectTo(path: string): Promise<Qmp> {

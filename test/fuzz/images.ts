@@ -190,7 +190,8 @@ export const workingSets = besideImage(
     const demand = createDemand(image, {})
     image.close()
     const pages = Uint32Array.from({ length: 300 }, (_, i) => (i * 37) % 1024)
-    demand.take({ pages, atUs: pages.map((_, i) => i * 90), late: 0, ahead: 0, bytesPerSecond: 0 })
+    const atUs = pages.map((_, i) => i * 90)
+    demand.take({ pages, atUs, late: 0, ahead: 0, bytesPerSecond: 0, loadedMs: 0 })
     return readFileSync(workingSetPath(path), 'utf8')
   },
   (json) => parseWorkingSet(json, 'working set'),
