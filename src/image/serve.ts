@@ -70,6 +70,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         setupTimeoutMs,
         skip: mapped === undefined ? [] : [mapped],
         preempt,
+        urgent: false,
         recoverTimeMs,
         silenceTimeoutMs,
         push: { on: push, quietMs },

@@ -24,7 +24,7 @@ test('a requested page wins, and the scan goes on behind it', () => {
   assert.equal(order.pick.page, 0)
   order.request(0, 40, 1)
   assert.ok(order.nextRequested())
-  assert.deepEqual({ ...order.pick }, { blockIndex: 0, page: 40, pages: 1, requested: true })
+  assert.deepEqual({ ...order.pick }, { blockIndex: 0, page: 40, pages: 1, requested: true, again: false })
   assert.equal(order.nextRequested(), false)
   assert.ok(order.nextScanned())
   assert.equal(order.pick.page, 41)
@@ -42,12 +42,34 @@ test('a request for a page that is not dirty is dropped', () => {
   assert.equal(order.queued, 0)
 })
 
+test('a page that was sent goes once more where that is allowed, and the scan stays where it is', () => {
+  const { blocks, dirty } = setUp(true)
+  const asked: number[] = []
+  const order = createPageOrder(
+    blocks,
+    dirty,
+    () => true,
+    dirty,
+    (_, page) => asked.push(page) === 1,
+  )
+  dirty[0]!.setRange(0, 10)
+  assert.ok(order.nextScanned())
+  order.request(0, 0, 1)
+  order.request(0, 0, 1)
+  assert.ok(order.nextRequested())
+  assert.deepEqual({ ...order.pick }, { blockIndex: 0, page: 0, pages: 1, requested: true, again: true })
+  assert.equal(order.nextRequested(), false)
+  assert.deepEqual(asked, [0, 0])
+  assert.ok(order.nextScanned())
+  assert.deepEqual({ ...order.pick }, { blockIndex: 0, page: 1, pages: 1, requested: false, again: false })
+})
+
 test('after the switch a huge page goes whole, whichever of its target pages was asked for', () => {
   const { dirty, order } = setUp(true)
   dirty[1]!.setRange(0, 1024)
   order.request(1, 700, 1)
   assert.ok(order.nextRequested())
-  assert.deepEqual({ ...order.pick }, { blockIndex: 1, page: 512, pages: 512, requested: true })
+  assert.deepEqual({ ...order.pick }, { blockIndex: 1, page: 512, pages: 512, requested: true, again: false })
   assert.equal(dirty[1]!.count(), 512)
 })
 

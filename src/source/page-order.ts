@@ -17,6 +17,8 @@ export interface Pick {
   pages: number
   /** A request led here, rather than the scan. */
   requested: boolean
+  /** It has been sent before, and may be stuck behind a lost packet. */
+  again: boolean
 }
 
 export interface PageOrder {
@@ -25,7 +27,7 @@ export interface PageOrder {
   request(blockIndex: number, page: number, pages: number): boolean
   /** Requests waiting (some may turn out to be for pages already sent). */
   readonly queued: number
-  /** Next requested page that is still dirty, into `pick`. False when there is none. */
+  /** Next requested page that is still dirty, or may go once more, into `pick`. False when there is none. */
   nextRequested(): boolean
   /**
    * Next dirty page of the scan, into `pick`; wraps over all blocks. False when nothing is dirty.
@@ -41,6 +43,7 @@ export interface PageOrder {
 
 /**
  * @param wholeHostPages after the switch: a pick is a whole host page, since it can only be placed whole.
+ * @param mayRepeat asked about a request for a page that has been sent; true: it goes once more.
  * @param background what the scan goes over: the dirty pages, or those of them that need not wait for a request.
  */
 export function createPageOrder(
@@ -48,8 +51,9 @@ export function createPageOrder(
   dirty: readonly Bitmap[],
   wholeHostPages: () => boolean,
   background: readonly Bitmap[] = dirty,
+  mayRepeat: (blockIndex: number, page: number) => boolean = () => false,
 ): PageOrder {
-  const pick: Pick = { blockIndex: 0, page: 0, pages: 1, requested: false }
+  const pick: Pick = { blockIndex: 0, page: 0, pages: 1, requested: false, again: false }
   // A ring of requests: three numbers each, no objects.
   const capacity = LIMITS.requestQueueMax
   const ring = new Float64Array(capacity * 3)
@@ -66,6 +70,7 @@ export function createPageOrder(
     pick.page = page - (page % pages)
     pick.pages = pages
     pick.requested = requested
+    pick.again = false
     dirty[blockIndex]!.clearRange(pick.page, pick.page + pages)
     if (background !== dirty) background[blockIndex]!.clearRange(pick.page, pick.page + pages)
     scanBlock = blockIndex
@@ -125,6 +130,10 @@ export function createPageOrder(
           return found(blockIndex, page, true)
         }
         if (tracing()) trace('get_queued_page_not_dirty', blocks[blockIndex]!.name, page)
+        if (mayRepeat(blockIndex, page)) {
+          Object.assign(pick, { blockIndex, page, pages: 1, requested: true, again: true })
+          return true
+        }
       }
       return false
     },

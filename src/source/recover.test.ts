@@ -33,7 +33,14 @@ function lostMigration(t: TestContext, { pushZeroPages = true, recoverTimeMs = 5
     wake,
     options: {
       ...{ configuration: { machine: 'm' }, ramSectionId: 1, postcopy: 'now', downtimeLimitMs: 0 },
-      ...{ maxBandwidth: 0, maxPostcopyBandwidth: 0, setupTimeoutMs: 1000, skip: [], preempt: false },
+      ...{
+        maxBandwidth: 0,
+        maxPostcopyBandwidth: 0,
+        setupTimeoutMs: 1000,
+        skip: [],
+        preempt: false,
+        urgent: false,
+      },
       ...{ push: { on: true, quietMs: 0 }, recoverTimeMs, silenceTimeoutMs: undefined },
     },
     blocks: numberBlocks([{ name: 'a', length: PAGES * 4096, pageSize: 4096, address: ram.address }]),

@@ -49,6 +49,7 @@ export function rehearse(options: OutgoingOptions): void {
       ...options,
       postcopy: 'now',
       skip: [],
+      urgent: false,
       maxPostcopyBandwidth: 0,
       push: { on: true, quietMs: 0 },
     },

@@ -31,6 +31,7 @@ import { SOURCE_STATS, type SourceReport } from './report.js'
 import type { SourceThreadMessage } from './start-source.js'
 import { SOURCE_STATUS } from './status.js'
 import { completePrecopy, switchToPostcopy } from './switchover.js'
+import { openUrgent } from './urgent.js'
 
 /** What every source thread is started with. */
 export interface SourceThreadBase {
@@ -42,7 +43,7 @@ export interface SourceThreadBase {
 
 interface Progress {
   fd: number
-  urgentFd?: number
+  urgentFd?: number | undefined
   startUs: number
   origin?: Origin
   outgoing?: Outgoing
@@ -119,6 +120,7 @@ export function runSource(
     const o = createOutgoing(parts)
     p.outgoing = o
     sendPrefix(o)
+    if (options.urgent) p.urgentFd = openUrgent(o, uri, wake.fd)
     status.step('ready')
     p.outcome = runPrecopy(o)
     if (p.outcome.finish === 'precopy') {
@@ -146,10 +148,12 @@ export function runSource(
         return
       } catch (error) {
         if (recoverUri === undefined || !canRecover(o, error)) throw error
-        shutdownChannel(p.fd) // if it is half dead, the destination is to know
+        // If they are half dead, the destination is to know. From here on one connection has to do.
+        for (const fd of [p.fd, p.urgentFd ?? -1]) if (fd >= 0) shutdownChannel(fd)
         const { fd, outgoing } = recover(o, parts, recoverUri)
         o.close()
-        releaseChannel(p.fd)
+        for (const each of [p.fd, p.urgentFd ?? -1]) releaseChannel(each)
+        p.urgentFd = undefined
         p.fd = fd
         p.outgoing = outgoing
       }
@@ -187,6 +191,7 @@ export function runSource(
       passes: stats.passes,
       pages: { normal: stats.pagesNormal, zero: stats.pagesZero, requested: stats.pagesRequested },
       requests: stats.requests,
+      channels: p.urgentFd === undefined ? 1 : 2,
       bytes: stats.bytesSent,
     }
   }

@@ -12,6 +12,7 @@ const WINDOW_BYTES_MAX = 64 * 1024 * 1024
 /** Queue that is tolerated: a millisecond, or on a link with delay a quarter of what a fault takes there anyway. */
 const QUEUE_US_MAX = 1000
 const QUEUE_ROUND_TRIPS_MAX = 0.25
+const SLOW_ROUND_TRIP_US = 2000
 
 export interface PushWindow {
   /** Bytes a chunk may have now: a quarter of the window, within bounds; 0 when the window is full. */
@@ -21,6 +22,8 @@ export interface PushWindow {
   /** PONG `value` came: that chunk has arrived, and so have all that went before it. What answers no chunk says nothing. */
   acknowledged(value: number, nowUs: number): void
   readonly windowBytes: number
+  /** A round trip is so long that a lost packet is worth a second copy of a page that somebody waits for. */
+  readonly isSlow: boolean
 }
 
 export function createPushWindow(): PushWindow {
@@ -51,6 +54,9 @@ export function createPushWindow(): PushWindow {
   return {
     get windowBytes() {
       return windowBytes
+    },
+    get isSlow() {
+      return roundTripUsMin >= SLOW_ROUND_TRIP_US
     },
     room() {
       if (flyingBytes >= windowBytes) return 0

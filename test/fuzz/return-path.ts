@@ -46,6 +46,7 @@ const options: OutgoingOptions = {
   recoverTimeMs: 0,
   silenceTimeoutMs: undefined,
   preempt: false,
+  urgent: false,
   push: { on: true, quietMs: 0 },
 }
 
