@@ -122,6 +122,9 @@ export const RECEIVE_OPTIONS = {
     'how long the guest runs on before it is checked; or forever',
   ),
   ...TLS_LISTEN_OPTIONS,
+  preempt: flag(
+    "the source is a QEMU that opens a second connection for pages that are asked for (postcopy-preempt); farfault's own does so unasked",
+  ),
   recover: optional(
     'URI',
     text,

@@ -36,6 +36,7 @@ export async function receiveCommand(values: ReceiveValues): Promise<ExitCode> {
   const incoming = receive({
     listen: values.listen,
     ...listenSecurity(values),
+    preempt: values.preempt,
     ...(values.recover === undefined ? {} : { recover: values.recover }),
     recoverTimeMs: values['recover-time'],
     guest: (machine, blocks) => makeGuest(values, machine, blocks),

@@ -2,7 +2,14 @@
 // or the failure of the stream. Blocks in accept, in poll, in placement, and while the main thread makes the guest.
 
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
-import { ChannelError, type ErrorMessage, errorFromMessage, errorToMessage, GuestError } from '../errors.js'
+import {
+  ChannelError,
+  type ErrorMessage,
+  errorFromMessage,
+  errorToMessage,
+  GuestError,
+  ProtocolError,
+} from '../errors.js'
 import { CELL as GUEST_CELL, OUTCOME } from '../guest/guest-messages.js'
 import { createGuestRemote, type GuestConnection } from '../guest/guest-remote.js'
 import { LIMITS } from '../limits.js'
@@ -16,6 +23,7 @@ import { createStats } from '../stats.js'
 import { sayEnded } from '../thread.js'
 import { trace } from '../trace.js'
 import { createStreamReader } from '../wire/reader.js'
+import { urgentValue } from '../wire/urgent.js'
 import { createBlocktime } from './blocktime.js'
 import { createFaults } from './faults.js'
 import { type Announcement, createIncoming, type Incoming, type Prepared } from './incoming.js'
@@ -26,9 +34,13 @@ import { cleanUpRam } from './prepare.js'
 import { createReturnPath } from './return-path.js'
 import { bitmapsOver, CELL, DESTINATION_STATS, type PageMaps } from './shared.js'
 import { INCOMING_STATUS, POSTCOPY_STATE } from './status.js'
+import { createUrgentChannel, type UrgentParts } from './urgent-channel.js'
 
 /** SHUT values. QEMU knows 0 and not 0; our own source goes on with its guest only when that never ran here. */
 const SHUT = { complete: 0, guestNeverRan: 1, guestRan: 2 } as const
+
+/** How long nothing may come over the second connection when the first has ended, and pages are missing, ms. */
+const LAST_PAGES_MS = 10_000
 
 /** How long a source may take to say what it is, ms. */
 const FIRST_WORDS_MS = 30_000
@@ -40,6 +52,8 @@ export interface DestinationThreadData {
   readonly statsMemory: SharedArrayBuffer
   /** When the connection is lost after the switch, wait this long for the source to come back, ms; 0: not at all. */
   readonly recoverTimeMs: number
+  /** A source that is a QEMU with postcopy-preempt opens a second connection, and does not say so. */
+  readonly preempt: boolean
 }
 
 /** The main thread listens again. */
@@ -61,6 +75,10 @@ export type PrepareAnswer =
 export type DestinationThreadMessage =
   | { readonly status: string }
   | { readonly connected: number }
+  /** The second connection, for requested pages. */
+  | { readonly joined: number }
+  /** Nobody else is to connect. */
+  | { readonly listensNoMore: true }
   /** The connection is lost: listen again. */
   | { readonly paused: ErrorMessage }
   | { readonly announcement: Announcement }
@@ -99,6 +117,34 @@ function receive(): void {
   const returnPath = createReturnPath(channelFd)
   const intake = createIntake({ fd: channelFd, bufferAddress: buffer.address, wake, onWake, patienceMs })
   const reader = createStreamReader(bytes, intake.pull)
+  /** Where requests go: over the second connection, where that was agreed on. */
+  let requests = returnPath
+  let makeUrgentLoader: UrgentParts['makeLoader'] | undefined
+
+  const urgent = createUrgentChannel({
+    listenFd: data.listenFd,
+    intake,
+    stats,
+    isPostcopy: () => postcopy.is('running'),
+    flushFirst: () => incoming.prepared?.placer.flush(),
+    makeLoader(...parts) {
+      if (makeUrgentLoader !== undefined) return makeUrgentLoader(...parts)
+      throw new ProtocolError('a second connection before the list of RAM blocks', {
+        ...{ offset: 0, record: 'ram page record' },
+      })
+    },
+    onOpen(fd, token) {
+      tell({ joined: fd })
+      if (token === undefined) return
+      incoming.prepared?.placer.takeRepeats()
+      requests = createReturnPath(fd)
+      returnPath.send({ name: 'PONG', value: urgentValue('here', token) })
+    },
+    onEnd() {
+      requests = returnPath
+    },
+  })
+  if (data.preempt) urgent.expect()
 
   function prepare(announcement: Announcement): Prepared {
     const { blocks, maps, guest, userfaultfdFd } = askForGuest(announcement)
@@ -106,20 +152,26 @@ function receive(): void {
     const requested = bitmapsOver(blocks, maps.requested)
     const blocktime = createBlocktime(maps.blocktime)
     const userfaultfd = userfaultfdFd === undefined ? undefined : userfaultfdFromFd(userfaultfdFd)
-    const placer = createPlacer({
-      buffer: bytes,
-      bufferAddress: buffer.address,
+    const common = {
       blocks,
       received,
       requested,
       blocktime,
       stats,
       userfaultfd,
-    })
+    }
+    const placer = createPlacer({ ...common, buffer: bytes, bufferAddress: buffer.address })
+    makeUrgentLoader = (reader, buffer, bufferAddress) => {
+      const placer = createPlacer({ ...common, buffer, bufferAddress })
+      placer.enterPostcopy()
+      placer.takeRepeats()
+      return { placer, loader: createRamLoader(reader, blocks, placer) }
+    }
+    if (!urgent.settle()) tell({ listensNoMore: true })
     let askAgain = (): void => {}
     if (userfaultfd !== undefined) {
       const ask = (block: RamBlock, start: number): void => {
-        returnPath.requestPage(block, start)
+        requests.requestPage(block, start)
         stats.requests++
       }
       const faults = createFaults({ blocks, received, requested, blocktime, userfaultfd, ask })
@@ -148,6 +200,8 @@ function receive(): void {
     postcopy,
     openReturnPath,
     prepare,
+    expectUrgent: urgent.expect,
+    waitForUrgent: (whole) => intake.waitForUrgent(whole, LAST_PAGES_MS),
   })
 
   /** The main thread wants an end, or the guest thread has loaded its devices, or could not. */
@@ -181,6 +235,8 @@ function receive(): void {
   /** The guest's threads stay where they are, stalled on absent pages alone; nothing is torn down. */
   function waitForSource(error: ChannelError): void {
     incoming.prepared!.placer.abandon()
+    urgent.abandon()
+    requests = returnPath
     status.step('channelLost')
     tell({ paused: errorToMessage(error) })
     channelFd = acceptAgain(listenAgain())
@@ -223,6 +279,7 @@ function receive(): void {
   } finally {
     trace('postcopy_ram_fault_thread_exit')
     incoming.prepared?.placer.close()
+    urgent.close()
     buffer.unmap()
   }
 }

@@ -55,6 +55,11 @@ export interface ReceiveOptions {
   readonly recover?: string
   /** How long to wait for it, ms. Default 300000. */
   readonly recoverTimeMs?: number
+  /**
+   * The source is a QEMU with the capability `postcopy-preempt`: it opens a second connection, for requested pages. With a
+   * source of ours both ends agree on that by themselves.
+   */
+  readonly preempt?: boolean
   /** Take only a source that proves who it is, over TLS. For `tcp:`. */
   readonly tls?: TlsListenOptions
   /** Without TLS: listen on an address that other hosts can reach, and believe whoever comes. */
@@ -110,6 +115,7 @@ export function receive(options: ReceiveOptions): Incoming {
     cells,
     statsMemory,
     recoverTimeMs: recover === undefined ? 0 : recoverTimeMs,
+    preempt: options.preempt === true,
   }
   const worker = startThread(
     new URL('./destination-thread.js', import.meta.url),
@@ -117,7 +123,8 @@ export function receive(options: ReceiveOptions): Incoming {
     data,
   )
 
-  let channelFd = -1
+  /** The connection, and the second one where there is one. */
+  let channelFds: number[] = []
   let recoverListener: Listener | undefined
   let connectedUs = 0
   let announced: Announcement | undefined
@@ -130,7 +137,7 @@ export function receive(options: ReceiveOptions): Incoming {
     failure ??= error
     Atomics.store(cells, CELL.stopReading, 1)
     wake.signal()
-    if (channelFd >= 0) shutdownChannel(channelFd)
+    for (const fd of channelFds) shutdownChannel(fd)
   }
 
   /** The guest failed: the destination thread ends as well, but first it tells the source, which may still have the guest. */
@@ -141,8 +148,14 @@ export function receive(options: ReceiveOptions): Incoming {
     setTimeout(() => abort(error), LAST_WORDS_MS).unref()
   }
 
+  function closeChannels(): void {
+    for (const fd of channelFds) closeFd(fd)
+    channelFds = []
+  }
+
   /** The source is to come back there. */
   function listenAgain(lost: Error): void {
+    listener.close()
     try {
       recoverListener = openListener({ listen: recover!, insecure })
       worker.postMessage({ listenFd: recoverListener.fd } satisfies ListenAnswer)
@@ -211,8 +224,7 @@ export function receive(options: ReceiveOptions): Incoming {
     letGo()
     await destroyed
     // Closed here and last: until now other threads knew the number, which the kernel gives to whoever opens next.
-    if (channelFd >= 0) closeFd(channelFd)
-    channelFd = -1
+    closeChannels()
     trace('postcopy_ram_incoming_cleanup_closeuf')
     setup?.userfaultfd?.close()
     wake.close()
@@ -236,12 +248,15 @@ export function receive(options: ReceiveOptions): Incoming {
   const threadEnded = followThread<DestinationThreadMessage>(worker, (m) => {
     if ('status' in m) events.emit('status', m.status as IncomingStatus)
     else if ('connected' in m) {
-      if (channelFd >= 0) closeFd(channelFd)
-      channelFd = m.connected
+      closeChannels()
+      channelFds = [m.connected]
       connectedUs ||= monotonicUs()
-      listener.close() // one migration, one connection
       recoverListener?.close()
-    } else if ('paused' in m) listenAgain(errorFromMessage(m.paused))
+    } else if ('joined' in m) {
+      channelFds.push(m.joined)
+      listener.close()
+    } else if ('listensNoMore' in m) listener.close()
+    else if ('paused' in m) listenAgain(errorFromMessage(m.paused))
     else if ('announcement' in m) void prepare(m.announcement)
     else if ('complete' in m) {
       ok = true
@@ -284,7 +299,7 @@ export function receive(options: ReceiveOptions): Incoming {
       faultHistogramUs: blocktime?.histogramUs ?? [],
       blocktimeMs: blocktime?.overlappedMs ?? 0,
       blocktimeByThreadMs: blocktime?.byThreadMs ?? {},
-      bytes: stats.bytes,
+      bytes: stats.bytes + stats.urgentBytes,
     }
   }
 

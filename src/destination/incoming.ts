@@ -25,6 +25,7 @@ import {
   readSectionHeader,
 } from '../wire/sections.js'
 import { splitStopTime } from '../wire/stop-time.js'
+import { urgentToken, urgentValue } from '../wire/urgent.js'
 import type { RamLoader } from './load.js'
 import type { Placer } from './placer.js'
 import { discardRange, emptyRam, enableNotify, switchHugePagesOff, unlockMemory } from './prepare.js'
@@ -65,6 +66,10 @@ export interface IncomingParts {
   readonly postcopy: Machine<typeof POSTCOPY_STATE>
   /** Present once OPEN_RETURN_PATH has come. */
   openReturnPath(): Pick<ReturnPath, 'send'>
+  /** A source of ours would like a second connection, and says this number there first. True: it may come. */
+  expectUrgent?(token: number): boolean
+  /** The stream has ended: what is on its way over the second connection is waited for, until `whole()`. */
+  waitForUrgent?(whole: () => boolean): void
   /** Blocks until the main thread has made the guest. */
   prepare(announcement: Announcement): Prepared
 }
@@ -170,6 +175,8 @@ export function createIncoming(parts: IncomingParts): Incoming {
     },
     PING({ value }) {
       pong(value)
+      const token = urgentToken('asked', value)
+      if (token !== undefined && parts.expectUrgent?.(token)) pong(urgentValue('welcome', token))
     },
     POSTCOPY_ADVISE({ sizes }) {
       postcopy.step('advise')
@@ -279,6 +286,9 @@ export function createIncoming(parts: IncomingParts): Incoming {
     }
   }
 
+  const isWhole = ({ blocks, received }: Prepared): boolean =>
+    blocks.every(({ index, pages }) => received[index]!.nextClear(0) === pages)
+
   function waitUntilLoaded({ guest, guestCell }: Prepared): void {
     const deadline = performance.now() + LOAD_TIMEOUT_MS
     while (!guest.loaded()) {
@@ -290,6 +300,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
 
   function endOfStream(): void {
     const p = ready('end of stream')
+    parts.waitForUrgent?.(() => isWhole(p))
     assertRamWhole(p)
     if (postcopy.is('advise'))
       postcopy.step('end') // the source converged, and needed no postcopy

@@ -12,6 +12,10 @@ export interface Intake {
   readonly pull: Pull
   /** From now on faults are served: `serve` is called when `userfaultfd` (a descriptor) is readable. */
   serveFaults(userfaultfd: number, serve: () => void): void
+  /** From now on `serve` is called when `fd` is readable: what the channel for urgent pages waits for. -1: nothing. */
+  serveUrgent(fd: number, serve: () => void): void
+  /** Serve that channel, and faults, until `done()`, or nothing has come there for `timeoutMs`. */
+  waitForUrgent(done: () => boolean, timeoutMs: number): void
   /** The connection is another one from now on. */
   reconnect(fd: number): void
   /** Serve the faults that wait now, if any; for whoever is busy with what has been read. */
@@ -32,14 +36,17 @@ interface IntakeParts {
 const SOCKET = 0
 const WAKE = 1
 const FAULTS = 2
+const URGENT = 3
 
 export function createIntake(parts: IntakeParts): Intake {
   const { bufferAddress, wake, onWake, patienceMs } = parts
   let { fd } = parts
-  const poll = createPoll(3)
+  const poll = createPoll(4)
   poll.set(SOCKET, fd, POLL_EVENTS.in)
   poll.set(WAKE, wake.fd, POLL_EVENTS.in)
   let serve = (): void => {}
+  let serveUrgent = (): void => {}
+  let urgentFd = -1
   let ended = false
   /** The last read took all there was: the next one would find nothing. */
   let drained = true
@@ -47,12 +54,19 @@ export function createIntake(parts: IntakeParts): Intake {
   function wait(): void {
     const ms = patienceMs()
     if (poll.wait(ms) === 0) throw new ChannelError(`the source has sent nothing for ${ms} ms`)
-    if (poll.readable(FAULTS)) serve()
-    if (poll.readable(WAKE)) {
-      wake.drain()
-      ended ||= onWake()
-    }
+    serveWaiting()
+    if (poll.readable(WAKE)) hearWake()
     drained = !poll.readable(SOCKET)
+  }
+
+  function hearWake(): void {
+    wake.drain()
+    ended ||= onWake()
+  }
+
+  function serveWaiting(): void {
+    if (poll.readable(FAULTS)) serve()
+    if (urgentFd >= 0 && poll.readable(URGENT)) serveUrgent()
   }
 
   return {
@@ -75,6 +89,22 @@ export function createIntake(parts: IntakeParts): Intake {
       drained = true
       poll.set(SOCKET, fd, POLL_EVENTS.in)
     },
-    look: () => serve(),
+    serveUrgent(another, serveThere) {
+      urgentFd = another
+      serveUrgent = serveThere
+      poll.set(URGENT, another, POLL_EVENTS.in)
+    },
+    waitForUrgent(done, timeoutMs) {
+      poll.set(SOCKET, -1, 0)
+      while (urgentFd >= 0 && !ended && !done() && poll.wait(timeoutMs) > 0) {
+        serveWaiting()
+        if (poll.readable(WAKE)) hearWake()
+      }
+      poll.set(SOCKET, fd, POLL_EVENTS.in)
+    },
+    look() {
+      if (urgentFd < 0) serve()
+      else if (poll.wait(0) > 0) serveWaiting()
+    },
   }
 }

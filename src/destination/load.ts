@@ -9,6 +9,8 @@ import type { Placer } from './placer.js'
 export interface RamLoader {
   /** Reads records up to the EOS that ends the body. @throws ProtocolError, ChannelError */
   loadBody(): void
+  /** Reads one record; false when it was that EOS. */
+  loadRecord(): boolean
 }
 
 /** Records between two looks at what else waits: so many pages take about a tenth of a millisecond. */
@@ -42,41 +44,45 @@ export function createRamLoader(
     return r.offset / TARGET_PAGE_BYTES
   }
 
+  function loadRecord(): boolean {
+    readRamRecord(reader, record)
+    switch (record.kind) {
+      case 'page': {
+        const page = targetPage(record)
+        placer.page(block!, page, record.dataAt, reader.streamOffset)
+        return true
+      }
+      case 'zero': {
+        if (record.fill !== 0) refuse('a zero page is filled with something else', `byte ${record.fill}`)
+        const page = targetPage(record)
+        placer.zeroPage(block!, page, reader.streamOffset)
+        return true
+      }
+      case 'xbzrle': {
+        const page = targetPage(record)
+        const delta = reader.bytes.subarray(record.dataAt, record.dataAt + record.dataLength)
+        placer.delta(block!, page, delta, reader.streamOffset)
+        return true
+      }
+      case 'multifd-flush':
+        return true // without multifd channels it says nothing
+      case 'eos':
+        placer.flush()
+        return false
+      default:
+        refuse('a kind of RAM record that cannot be taken here', record.kind)
+    }
+  }
+
   return {
+    loadRecord,
     loadBody() {
-      for (;;) {
+      do {
         // The next record may make the reader refill its buffer, and a joined run points into it. It is also the moment
         // before the thread may block: whatever has come so far belongs into RAM.
         if (reader.available < RAM_RECORD_BYTES_MAX) placer.flush()
         if (++records % RECORDS_PER_LOOK === 0) look()
-        readRamRecord(reader, record)
-        switch (record.kind) {
-          case 'page': {
-            const page = targetPage(record)
-            placer.page(block!, page, record.dataAt, reader.streamOffset)
-            break
-          }
-          case 'zero': {
-            if (record.fill !== 0) refuse('a zero page is filled with something else', `byte ${record.fill}`)
-            const page = targetPage(record)
-            placer.zeroPage(block!, page, reader.streamOffset)
-            break
-          }
-          case 'xbzrle': {
-            const page = targetPage(record)
-            const delta = reader.bytes.subarray(record.dataAt, record.dataAt + record.dataLength)
-            placer.delta(block!, page, delta, reader.streamOffset)
-            break
-          }
-          case 'multifd-flush':
-            break // without multifd channels it says nothing
-          case 'eos':
-            placer.flush()
-            return
-          default:
-            refuse('a kind of RAM record that cannot be taken here', record.kind)
-        }
-      }
+      } while (loadRecord())
     },
   }
 }

@@ -150,6 +150,22 @@ test('after the switch a page that comes again is refused', { skip }, (t) => {
   assert.throws(() => put(0), ProtocolError)
 })
 
+test('with two channels the second copy of a page that was asked for is left out, and of no other', {
+  skip,
+}, (t) => {
+  const { placer, block, requested, put, zero, look } = bench(t, true)
+  placer.enterPostcopy()
+  placer.takeRepeats()
+  requested.set(1)
+  put(1)
+  placer.page(block, 1, 6 * PAGE, 0)
+  zero(1)
+  put(2)
+  assert.throws(() => put(2), ProtocolError)
+  placer.flush()
+  assert.deepEqual(look(), [0, 2, 3, 0, 0, 0, 0, 0])
+})
+
 test('a delta changes a page that is there, before the switch alone', { skip }, (t) => {
   const { placer, block, put, look } = bench(t, true)
   const delta = Uint8Array.of(17, 1, 99)

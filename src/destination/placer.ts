@@ -33,6 +33,8 @@ export interface Placer {
   flush(): void
   /** From LISTEN on: each page comes once, and host pages come whole. */
   enterPostcopy(): void
+  /** There is a second channel: a page that was asked for may come over both of them. What comes later is left out. */
+  takeRepeats(): void
   /** Pages of this range are absent again. */
   discarded(block: RamBlock, start: number, end: number): void
   /** The connection is lost: forget what is not placed; it does not count as received, and will be sent again. */
@@ -61,6 +63,7 @@ const ZERO_RUN_PAGES_MAX = 65_536
 export function createPlacer(parts: PlacerParts): Placer {
   const { buffer, bufferAddress, received, requested, blocktime, stats, userfaultfd } = parts
   let postcopy = false
+  let takesRepeats = false
   // The run that is being joined: target pages of one block, their bytes side by side in the buffer (or all zero).
   let runBlock: RamBlock | undefined
   let runPage = 0
@@ -194,12 +197,20 @@ export function createPlacer(parts: PlacerParts): Placer {
     }
   }
 
+  /** The other channel was faster; the guest may have written to the page since. */
+  function isRepeat(block: RamBlock, page: number): boolean {
+    if (!takesRepeats || block.ratio > 1) return false
+    return received[block.index]!.get(page) && requested[block.index]!.get(page)
+  }
+
   return {
     page(block, page, dataAt, streamOffset) {
+      if (isRepeat(block, page)) return
       stats.pagesNormal++
       take(block, page, dataAt, streamOffset)
     },
     zeroPage(block, page, streamOffset) {
+      if (isRepeat(block, page)) return
       stats.pagesZero++
       take(block, page, undefined, streamOffset)
     },
@@ -224,6 +235,9 @@ export function createPlacer(parts: PlacerParts): Placer {
     enterPostcopy() {
       flush()
       postcopy = true
+    },
+    takeRepeats() {
+      takesRepeats = true
     },
     discarded(block, start, end) {
       assert(!postcopy && runBlock === undefined, 'discard while pages are being placed')

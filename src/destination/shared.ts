@@ -25,6 +25,7 @@ export const DESTINATION_STATS = [
   'discards',
   'requests',
   'packageAtUs',
+  'urgentBytes',
 ] as const
 
 /** Memory that depends on the blocks; made by the main thread when they are known. */

@@ -108,6 +108,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         setupTimeoutMs,
         skip: mapped === undefined ? [] : [mapped],
         preempt,
+        urgent: false,
         recoverTimeMs,
         silenceTimeoutMs,
         order: orderSpec(order, aroundPages),

@@ -5,11 +5,18 @@ import { UsageError } from '../errors.js'
 import { type Bitmap, createBitmap } from '../ram/bitmap.js'
 import { numberBlocks } from '../ram/block.js'
 import { chooseOrder, ORDER_NAMES, type OrderName, orderSpec } from './orders.js'
-import { createPageOrder, type PageOrder } from './page-order.js'
+import { createPageOrder, type PageOrder, type PageOrderParts } from './page-order.js'
 
 const MiB = 1024 * 1024
 
-function setUp(whole: boolean, name: OrderName = 'linear', recorded?: Uint32Array) {
+type MayRepeat = NonNullable<PageOrderParts['mayRepeat']>
+
+function setUp(
+  whole: boolean,
+  name: OrderName = 'linear',
+  recorded?: Uint32Array,
+  mayRepeat: MayRepeat = () => false,
+) {
   const blocks = numberBlocks([
     { name: 'a', length: 64 * 4096, pageSize: 4096, address: 0x10_0000 },
     { name: 'b', length: 4 * MiB, pageSize: 2 * MiB, address: 0x4000_0000 },
@@ -20,6 +27,7 @@ function setUp(whole: boolean, name: OrderName = 'linear', recorded?: Uint32Arra
   const order = createPageOrder({
     ...{ spec: orderSpec(name, 16), blocks, dirty, background, recorded },
     wholeHostPages: () => whole,
+    mayRepeat,
   })
   /** Dirty; of zero pages only requests and records lead to them. */
   function fill(block: number, start: number, end: number, zero = false): void {
@@ -52,6 +60,21 @@ test('a request for a page that is not dirty is dropped', () => {
   assert.equal(order.pick.page, 3)
   assert.equal(order.nextRequested(), false)
   assert.equal(order.queued, 0)
+})
+
+test('a page that was sent goes once more where that is allowed, and the scan stays where it is', () => {
+  const asked: number[] = []
+  const { fill, order } = setUp(true, 'linear', undefined, (_, page) => asked.push(page) === 1)
+  fill(0, 0, 10)
+  assert.ok(order.nextScanned())
+  order.request(0, 0, 1)
+  order.request(0, 0, 1)
+  assert.ok(order.nextRequested())
+  assert.deepEqual({ ...order.pick }, { blockIndex: 0, page: 0, pages: 1, reason: 'repeated' })
+  assert.equal(order.nextRequested(), false)
+  assert.deepEqual(asked, [0, 0])
+  assert.ok(order.nextScanned())
+  assert.deepEqual({ ...order.pick }, { blockIndex: 0, page: 1, pages: 1, reason: 'scanned' })
 })
 
 test('after the switch a huge page goes whole, whichever of its target pages was asked for', () => {

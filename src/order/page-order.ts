@@ -15,8 +15,11 @@ import type { Place } from './place.js'
 import { createRecordedPages } from './recorded.js'
 import { createRequests } from './requests.js'
 
-/** Who led to a page: a request, a guess that it will be asked for soon, or the scan. */
-export type PickReason = 'requested' | 'likely' | 'scanned'
+/**
+ * Who led to a page: a request, a guess that it will be asked for soon, or the scan. `repeated`: a request for one that has
+ * been sent before, and may be stuck behind a lost packet.
+ */
+export type PickReason = 'requested' | 'repeated' | 'likely' | 'scanned'
 
 /** What `next` found; one object, filled anew at each call. */
 export interface Pick extends Place {
@@ -31,7 +34,7 @@ export interface PageOrder {
   request(blockIndex: number, page: number, pages: number): boolean
   /** Requests waiting (some may turn out to be for pages already sent). */
   readonly queued: number
-  /** Next requested page that is still dirty, into `pick`. False when there is none. */
+  /** Next requested page that is still dirty, or may go once more, into `pick`. False when there is none. */
   nextRequested(): boolean
   /** Next page that is likely to be asked for, into `pick`: recorded, or near to a requested one. False when there is none. */
   nextLikely(): boolean
@@ -60,6 +63,8 @@ export interface PageOrderParts {
   readonly recorded?: Uint32Array | undefined
   /** After the switch: a pick is a whole host page, since it can only be placed whole. */
   wholeHostPages(): boolean
+  /** Asked about a request for a page that has been sent; true: it goes once more. Without it, none does. */
+  mayRepeat?(blockIndex: number, page: number): boolean
 }
 
 export function createPageOrder({ spec, blocks, dirty, background, ...parts }: PageOrderParts): PageOrder {
@@ -114,6 +119,11 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
           return true
         }
         if (tracing()) trace('get_queued_page_not_dirty', blocks[blockIndex]!.name, page)
+        if (parts.mayRepeat?.(blockIndex, page) === true) {
+          pick.pages = 1
+          pick.reason = 'repeated'
+          return true
+        }
       }
       return false
     },

@@ -116,7 +116,7 @@ function removePath(path: string): void {
  */
 export function acceptOn(listenFd: number, wakeFd: number, timeoutMs = -1): number | 'woken' {
   // Handed in connected: the caller owns the answer, so it gets a descriptor of its own.
-  if (getOption(listenFd, LINUX.SO_ACCEPTCONN) === 0) return duplicate(listenFd)
+  if (!acceptsConnections(listenFd)) return duplicate(listenFd)
   const poll = createPoll(2)
   poll.set(0, listenFd, POLL_EVENTS.in)
   poll.set(1, wakeFd, POLL_EVENTS.in)
@@ -130,6 +130,18 @@ export function acceptOn(listenFd: number, wakeFd: number, timeoutMs = -1): numb
     if (name !== 'ECONNABORTED' && name !== 'EAGAIN') throw new SystemError('accept4', name)
   }
 }
+
+/** Who waits there to be accepted, without blocking; undefined: nobody. */
+export function tryAccept(listenFd: number): number | undefined {
+  const poll = createPoll(1)
+  poll.set(0, listenFd, POLL_EVENTS.in)
+  if (poll.wait(0) === 0) return undefined
+  const fd = libc().accept4(listenFd, 0, 0, SOCK_CLOEXEC)
+  return fd === -1 ? undefined : prepare(fd)
+}
+
+/** More than one can connect there: it was not handed in connected. */
+export const acceptsConnections = (fd: number): boolean => getOption(fd, LINUX.SO_ACCEPTCONN) !== 0
 
 export interface ConnectOptions {
   /** Ends the wait when it becomes readable. */
@@ -190,19 +202,21 @@ function openSocket(family: number, flags: number): number {
 
 /**
  * A lost packet of a request or an answer is sent again after a round trip and this, not after 200 ms: on a thin stream
- * nothing else tells of the loss, and a guest stands still. Acknowledgements may not be held back as long. Linux 6.15
- * and newer have both options; without them it works, and takes longer.
+ * nothing else tells of the loss, and a guest stands still; and one that is lost again does not wait twice as long.
+ * Acknowledgements may not be held back as long. Linux 6.15 and newer have both times; without them it works, and takes
+ * longer.
  */
 const RETRANSMIT_US_MIN = 16_000
 const ACKNOWLEDGE_US_MAX = 8_000
 
 function hurry(fd: number): void {
   const value = nativeBuffer(8)
-  for (const [option, us] of [
+  for (const [option, setting] of [
+    [LINUX.TCP_THIN_LINEAR_TIMEOUTS, 1],
     [LINUX.TCP_RTO_MIN_US, RETRANSMIT_US_MIN],
     [LINUX.TCP_DELACK_MAX_US, ACKNOWLEDGE_US_MAX],
   ] as const) {
-    value.words[0] = us
+    value.words[0] = setting
     libc().setsockopt(fd, LINUX.IPPROTO_TCP, option, value.address, 4)
   }
 }
@@ -220,7 +234,7 @@ function prepare(fd: number): number {
 
 /** It takes connections over TCP on an address that is not this host's alone. */
 export function isReachable(fd: number): boolean {
-  return getOption(fd, LINUX.SO_ACCEPTCONN) !== 0 && !isBoundToLoopback(fd)
+  return acceptsConnections(fd) && !isBoundToLoopback(fd)
 }
 
 function duplicate(fd: number): number {

@@ -8,7 +8,7 @@ import { mapAnonymous, viewOf } from '../os/mapping.js'
 import { createPoll, POLL_EVENTS } from '../os/poll.js'
 import type { Wake } from '../os/wake.js'
 import { trace } from '../trace.js'
-import { createReturnPathParser, type ReturnMessage } from '../wire/messages.js'
+import { createReturnPathParser, type ReturnMessage, type ReturnPathParser } from '../wire/messages.js'
 
 const READ_BYTES = 4096
 /** How often, while the destination is silent, it is looked whether bytes go out to it. */
@@ -37,6 +37,8 @@ export interface Link {
    * @throws ChannelError when that went on for `silenceMs`; it says what was awaited.
    */
   pumpPeer(waitingFor: string, writableFd?: number): boolean
+  /** Hear the destination on a second connection as well: what it asks for. */
+  listenAlso(fd: number): void
   /** Pump until `done()`. @throws ChannelError when that takes longer than `timeoutMs`. */
   pumpUntil(done: () => boolean, timeoutMs: number, waitingFor: string): void
   /** When `pump` last woke up, ms of `monotonicMs`: near enough to now, and read once for all that is done then. */
@@ -46,22 +48,40 @@ export interface Link {
   close(): void
 }
 
+/** One connection on which the destination speaks. */
+interface Ear {
+  readonly fd: number
+  readonly parser: ReturnPathParser
+  ended: boolean
+}
+
 /** @param silenceMs how long the destination may do nothing while it is waited for */
 export function createLink(fd: number, wake: Wake, silenceMs: number, handlers: LinkHandlers): Link {
   const buffer = mapAnonymous(READ_BYTES)
   const bytes = viewOf(buffer.address, READ_BYTES)
-  const poll = createPoll(3)
+  const poll = createPoll(4)
   poll.set(1, wake.fd, POLL_EVENTS.in)
   let shut: number | undefined
-  let ended = false
-  let lastBlock: string | undefined
-
   let wokenMs = monotonicMs()
   // The last sign of life that was asked for: since then the destination is waited for.
   let signMs = wokenMs
   let unsent = 0
 
-  const parser = createReturnPathParser(receive, handlers.expectedBitmapBytes, requestPages)
+  const main = listenTo(fd)
+  let urgent: Ear | undefined
+
+  function listenTo(fd: number): Ear {
+    let lastBlock: string | undefined
+    const parser = createReturnPathParser(
+      (message) => {
+        if (message.name === 'REQ_PAGES_ID') lastBlock = message.block
+        receive(message)
+      },
+      handlers.expectedBitmapBytes,
+      (start, length) => requestPages(lastBlock, start, length),
+    )
+    return { fd, parser, ended: false }
+  }
 
   function receive(message: ReturnMessage): void {
     switch (message.name) {
@@ -76,7 +96,6 @@ export function createLink(fd: number, wake: Wake, silenceMs: number, handlers: 
           throw new ChannelError('the destination reports that it failed; its own output says why')
         break
       case 'REQ_PAGES_ID':
-        lastBlock = message.block
         handlers.onRequest(message.block, message.start, message.length)
         break
       case 'RECV_BITMAP':
@@ -95,27 +114,37 @@ export function createLink(fd: number, wake: Wake, silenceMs: number, handlers: 
     }
   }
 
-  function requestPages(start: number, length: number): void {
-    if (lastBlock === undefined) {
+  function requestPages(block: string | undefined, start: number, length: number): void {
+    if (block === undefined) {
       throw new ProtocolError('a page request names no block and none came before it', {
         offset: 0,
         record: 'REQ_PAGES',
       })
     }
-    handlers.onRequest(lastBlock, start, length)
+    handlers.onRequest(block, start, length)
   }
 
-  function readReturnPath(): void {
+  function readReturnPath(ear: Ear): void {
     while (handlers.canTakeRequests()) {
-      const count = tryRead(fd, buffer.address, READ_BYTES)
+      const count = tryRead(ear.fd, buffer.address, READ_BYTES)
       if (count === AGAIN) return
       signMs = wokenMs
       if (count === 0) {
-        ended = true
+        ear.ended = true
         return
       }
-      parser.feed(bytes, count)
+      ear.parser.feed(bytes, count)
       if (count < READ_BYTES) return // that was all; poll tells of more
+    }
+  }
+
+  /** Its end is no news: the destination closes it when it is done, and what cannot be sent there says so itself. */
+  function readUrgent(ear: Ear): void {
+    try {
+      readReturnPath(ear)
+    } catch (error) {
+      if (!(error instanceof ChannelError)) throw error
+      ear.ended = true
     }
   }
 
@@ -128,9 +157,11 @@ export function createLink(fd: number, wake: Wake, silenceMs: number, handlers: 
         got: `${shut}`,
       })
     }
-    const listening = !ended && handlers.canTakeRequests()
+    const canTake = handlers.canTakeRequests()
+    const listening = !main.ended && canTake
     poll.set(0, fd, listening ? POLL_EVENTS.in : 0)
     poll.set(2, writableFd, POLL_EVENTS.out)
+    if (urgent !== undefined) poll.set(3, urgent.ended ? -1 : urgent.fd, canTake ? POLL_EVENTS.in : 0)
     poll.wait(timeoutMs)
     wokenMs = monotonicMs()
     if (poll.writable(2)) signMs = wokenMs
@@ -138,9 +169,10 @@ export function createLink(fd: number, wake: Wake, silenceMs: number, handlers: 
       wake.drain()
       handlers.onWake()
     }
-    if (listening && (poll.readable(0) || poll.hungUp(0))) readReturnPath()
+    if (listening && (poll.readable(0) || poll.hungUp(0))) readReturnPath(main)
+    if (urgent !== undefined && canTake && poll.readable(3)) readUrgent(urgent)
     // After SHUT the peer may close as it likes; before it, the end of the return path is the end of the peer.
-    if (ended && shut === undefined) {
+    if (main.ended && shut === undefined) {
       throw new ChannelError('the destination closed the connection; it failed, or its process was ended')
     }
   }
@@ -170,6 +202,9 @@ export function createLink(fd: number, wake: Wake, silenceMs: number, handlers: 
   return {
     pump,
     pumpPeer,
+    listenAlso(fd) {
+      urgent = listenTo(fd)
+    },
     pumpUntil(done, timeoutMs, waitingFor) {
       const deadline = performance.now() + timeoutMs
       while (!done()) {

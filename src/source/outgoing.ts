@@ -1,5 +1,6 @@
 // The state of an outgoing migration, and the steps that precopy and postcopy share. Source thread.
 
+import { randomInt } from 'node:crypto'
 import { CancelledError, ProtocolError } from '../errors.js'
 import type { Machine } from '../machine.js'
 import type { OrderSpec } from '../order/orders.js'
@@ -20,12 +21,14 @@ import {
   encodeHeader,
   encodeSectionStart,
 } from '../wire/sections.js'
+import { URGENT_TOKENS } from '../wire/urgent.js'
 import { createLink, type Link } from './link.js'
 import type { Origin } from './origin.js'
 import { createPacer, type Pacer } from './pacer.js'
 import type { SOURCE_STATS } from './report.js'
 import { createSender, type Sender } from './sender.js'
 import type { SOURCE_STATUS } from './status.js'
+import { askForUrgent } from './urgent.js'
 import { createPushWindow, type PushWindow } from './window.js'
 import { createYielding, type Yielding, type YieldingOptions } from './yielding.js'
 
@@ -73,6 +76,8 @@ export interface OutgoingOptions {
   readonly skip: readonly string[]
   /** A second connection for requested pages (QEMU's postcopy-preempt); the destination must expect it. */
   readonly preempt: boolean
+  /** Ask for such a connection; a destination of our own says whether it takes one. */
+  readonly urgent: boolean
   /** How long to try to reconnect, where that was asked for, ms. */
   readonly recoverTimeMs: number
   /** How long the destination may say and take nothing while it is waited for, ms; undefined: see `LIMITS.silenceMs`. */
@@ -96,6 +101,10 @@ export interface Outgoing {
   readonly sender: Sender
   /** Where requested pages go: a channel of their own (postcopy-preempt), or `sender`. */
   readonly urgent: Sender
+  /** From now on requested pages go there, and requests come from there. */
+  useUrgent(fd: number): void
+  /** What our own destination knows us by on a second connection. */
+  readonly urgentToken: number
   readonly order: PageOrder
   readonly window: PushWindow
   readonly pacer: Pacer
@@ -155,6 +164,10 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const populated = blocks.map((block) => createBitmap(block.pages))
   const byName = new Map(blocks.map((block) => [block.name, block]))
   const background = parts.origin.pushZeroPages ? dirty : blocks.map((block) => createBitmap(block.pages))
+  const urgentToken = randomInt(URGENT_TOKENS)
+  // Only our own destination takes a page twice, and only one that it has asked for.
+  let repeats = false
+  const repeated = blocks.map((block) => createBitmap(block.pages))
   const order = createPageOrder({
     spec: options.order,
     blocks,
@@ -162,6 +175,12 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     background,
     recorded: parts.recorded,
     wholeHostPages: () => outgoing.committed,
+    mayRepeat(blockIndex, page) {
+      if (!repeats || blocks[blockIndex]!.ratio > 1 || !window.isSlow || repeated[blockIndex]!.get(page))
+        return false
+      repeated[blockIndex]!.set(page)
+      return true
+    },
   })
   const window = createPushWindow()
   const pacer = createPacer(options.maxBandwidth, monotonicMs())
@@ -211,8 +230,8 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     canTakeRequests: () => order.queued < 60_000,
     onPong(value) {
       const nowUs = monotonicUs()
-      if (value >= PING.chunks) window.acknowledged(value, nowUs)
-      else pongs.set(value, nowUs)
+      if (value < PING.chunks || value % URGENT_TOKENS === urgentToken) pongs.set(value, nowUs)
+      else window.acknowledged(value, nowUs)
     },
     expectedBitmapBytes(name) {
       const block = outgoing.recovery === undefined ? undefined : byName.get(name)
@@ -232,11 +251,10 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     onWake,
   })
   const { fd, urgentFd } = parts
+  const urgentSender = (fd: number): Sender =>
+    createSender(fd, undefined, () => void link.pumpPeer(TO_READ, fd))
   const sender = createSender(fd, options.ramSectionId, () => void link.pumpPeer(TO_READ, fd))
-  const urgent =
-    urgentFd === undefined
-      ? sender
-      : createSender(urgentFd, undefined, () => void link.pumpPeer(TO_READ, urgentFd))
+  let urgent = urgentFd === undefined ? sender : urgentSender(urgentFd)
   let committed = false
   let committedMs = 0
 
@@ -244,7 +262,15 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     ...parts,
     link,
     sender,
-    urgent,
+    get urgent() {
+      return urgent
+    },
+    useUrgent(fd) {
+      urgent = urgentSender(fd)
+      link.listenAlso(fd)
+      repeats = true
+    },
+    urgentToken,
     order,
     window,
     pacer,
@@ -290,6 +316,7 @@ export function sendPrefix(o: Outgoing): void {
   sender.control(encodeConfiguration(options.configuration))
   sender.control(encodeCommand({ name: 'OPEN_RETURN_PATH' }))
   sender.control(encodeCommand({ name: 'PING', value: PING.start }))
+  if (options.urgent) askForUrgent(o)
   if (postcopy) {
     sender.control(
       encodeCommand({
@@ -313,15 +340,16 @@ function isZero(o: Outgoing, block: RamBlock, page: number): boolean {
 /** Puts the page that `order` has picked into a sender. */
 export function sendPick(o: Outgoing, sender: Sender = o.sender): void {
   const { blockIndex, page, pages, reason } = o.order.pick
+  const again = reason === 'repeated'
   const block = o.blocks[blockIndex]!
   const before = sender.bytes
   for (let p = page; p < page + pages; p++) {
     if (isZero(o, block, p)) {
       sender.zeroPage(block, p)
-      o.stats.pagesZero++
+      if (!again) o.stats.pagesZero++
     } else {
       sender.page(block, p)
-      o.stats.pagesNormal++
+      if (!again) o.stats.pagesNormal++
     }
   }
   if (reason === 'requested') o.stats.pagesRequested += pages

@@ -34,9 +34,9 @@ function lostMigration(t: TestContext, { pushZeroPages = true, recoverTimeMs = 5
     wake,
     options: {
       ...{ configuration: { machine: 'm' }, ramSectionId: 1, postcopy: 'now', downtimeLimitMs: 0 },
-      ...{ maxBandwidth: 0, maxPostcopyBandwidth: 0, setupTimeoutMs: 1000, skip: [], preempt: false },
-      ...{ push: { on: true, quietMs: 0, patienceMs: 0 }, order: orderSpec('linear') },
-      ...{ recoverTimeMs, silenceTimeoutMs: undefined },
+      ...{ maxBandwidth: 0, maxPostcopyBandwidth: 0, setupTimeoutMs: 1000, skip: [] },
+      ...{ preempt: false, urgent: false, order: orderSpec('linear') },
+      ...{ push: { on: true, quietMs: 0, patienceMs: 0 }, recoverTimeMs, silenceTimeoutMs: undefined },
     },
     blocks: numberBlocks([{ name: 'a', length: PAGES * 4096, pageSize: 4096, address: ram.address }]),
     origin: { pushZeroPages } as Origin,

@@ -53,6 +53,7 @@ export function rehearse(options: OutgoingOptions): void {
       ...options,
       postcopy: 'now',
       skip: [LARGE.name],
+      urgent: false,
       maxPostcopyBandwidth: 0,
       push: { on: true, quietMs: 0, patienceMs: 0 },
     },

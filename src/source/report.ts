@@ -48,5 +48,7 @@ export interface SourceReport {
   }
   /** Page requests that came over the return path, repeated ones included. */
   readonly requests: number
+  /** Connections that it ended with: 2 where requested pages had one of their own. */
+  readonly channels: 1 | 2
   readonly bytes: number
 }

@@ -34,6 +34,7 @@ import { SOURCE_STATS, type SourceReport } from './report.js'
 import type { SourceThreadMessage } from './start-source.js'
 import { SOURCE_STATUS } from './status.js'
 import { completePrecopy, switchToPostcopy } from './switchover.js'
+import { openUrgent } from './urgent.js'
 
 /** What every source thread is started with. */
 export interface SourceThreadBase {
@@ -125,6 +126,7 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
     const o = createOutgoing({ ...parts, fd: p.fd, urgentFd: p.urgentFd })
     p.outgoing = o
     sendPrefix(o)
+    if (options.urgent) p.urgentFd = openUrgent(o, uri, wake.fd)
     status.step('ready')
     p.outcome = runPrecopy(o)
     if (p.outcome.finish === 'precopy') {
@@ -223,6 +225,7 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
         likely: stats.pagesLikely,
       },
       requests: stats.requests,
+      channels: p.urgentFd === undefined ? 1 : 2,
       bytes: stats.bytesSent,
     }
   }

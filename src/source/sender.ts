@@ -10,7 +10,7 @@ import { LIMITS } from '../limits.js'
 import { AGAIN, trySendVector } from '../os/channel.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
 import { type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
-import { blockNameBytes, RAM_FLAGS, writeBlockName, writeRamWord } from '../wire/ram-stream.js'
+import { blockNameBytes, RAM_END, RAM_FLAGS, writeBlockName, writeRamWord } from '../wire/ram-stream.js'
 import { encodeFooter, encodeSectionEnd, encodeSectionPart } from '../wire/sections.js'
 
 const STAGING_BYTES = 256 * 1024
@@ -49,10 +49,8 @@ export function createSender(fd: number, ramSectionId: number | undefined, whenF
   const iovecView = viewOf(table.address, IOVECS * IOVEC_BYTES)
   const iovec = new Uint32Array(iovecView.buffer, iovecView.byteOffset, IOVECS * 4)
   const names = new Map<RamBlock, Uint8Array>()
-  const eos = new Uint8Array(8)
-  writeRamWord(new DataView(eos.buffer), 0, 0, RAM_FLAGS.EOS)
   const framed = ramSectionId !== undefined
-  const closing = framed ? Buffer.concat([eos, encodeFooter(ramSectionId)]) : eos
+  const closing = framed ? Buffer.concat([RAM_END, encodeFooter(ramSectionId)]) : RAM_END
   const opening = framed ? encodeSectionPart(ramSectionId) : new Uint8Array(0)
 
   let count = 0 // iovec entries in use
@@ -200,7 +198,7 @@ export function createSender(fd: number, ramSectionId: number | undefined, whenF
       assert(inSection, 'the last RAM section was closed by what it holds')
       closeSection()
     },
-    endChannel: () => append(eos),
+    endChannel: () => append(RAM_END),
     forgetBlock() {
       lastBlock = undefined
     },

@@ -29,6 +29,11 @@ export interface MigrateOptions {
   /** How long the destination may take to make its RAM ready, ms. Default 10000. */
   readonly setupTimeoutMs?: number
   /**
+   * Requested pages go over a second connection, where the destination takes one, so that a lost packet of the others holds
+   * them up no longer. Default true. After a recovery there is one connection.
+   */
+  readonly urgentChannel?: boolean
+  /**
    * How long the destination may say nothing and take nothing while it is waited for, ms; then the connection is lost.
    * Default 120000, or 30000 with `recover`.
    */
@@ -69,7 +74,7 @@ export function migrate(guest: GuestHandle, options: MigrateOptions): Migration 
 function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOptions {
   const { postcopy = 'auto', downtimeLimitMs = 25, maxBandwidth = 0, maxPostcopyBandwidth = 0 } = options
   const { setupTimeoutMs = 10_000, recoverTimeMs = LIMITS.recoverMs, silenceTimeoutMs } = options
-  const { order = 'adaptive' } = options
+  const { order = 'adaptive', urgentChannel = true } = options
   assertAtLeastZero({ downtimeLimitMs, maxBandwidth, maxPostcopyBandwidth, setupTimeoutMs, recoverTimeMs })
   if (silenceTimeoutMs !== undefined) assertAtLeastZero({ silenceTimeoutMs })
   return {
@@ -84,6 +89,7 @@ function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOpt
     recoverTimeMs,
     silenceTimeoutMs,
     preempt: false,
+    urgent: urgentChannel && postcopy !== 'never' && parseUri(options.to).kind !== 'fd',
     order: orderSpec(chooseOrder(order, 'live'), options.aroundPages),
     push: { on: true, quietMs: 0, patienceMs: 0 },
   }

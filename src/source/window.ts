@@ -18,6 +18,7 @@ const QUEUE_ROUND_TRIPS_MAX = 0.25
 const QUEUE_UNASKED_US = 3000
 /** The highest rate is forgotten after one to two of these. */
 const EPOCH_US = 100_000
+const SLOW_ROUND_TRIP_US = 2000
 
 export interface PushWindow {
   /**
@@ -30,6 +31,8 @@ export interface PushWindow {
   /** PONG `value` came: that chunk has arrived, and so have all that went before it. What answers no chunk says nothing. */
   acknowledged(value: number, nowUs: number): void
   readonly windowBytes: number
+  /** A round trip is so long that a lost packet is worth a second copy of a page that somebody waits for. */
+  readonly isSlow: boolean
   /** How fast the destination takes what is pushed: bytes a second while any are on their way; 0 before any have arrived. */
   readonly bytesPerSecond: number
 }
@@ -70,6 +73,9 @@ export function createPushWindow(): PushWindow {
   return {
     get windowBytes() {
       return windowBytes
+    },
+    get isSlow() {
+      return roundTripUsMin >= SLOW_ROUND_TRIP_US
     },
     get bytesPerSecond() {
       return busyUs === 0 ? 0 : (arrivedBytes / busyUs) * 1e6

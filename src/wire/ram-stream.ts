@@ -78,6 +78,10 @@ export function writeRamWord(view: DataView, at: number, offset: number, flags: 
   view.setUint32(at + 4, offset | flags)
 }
 
+/** The word that ends a RAM body, and the channel for urgent pages. */
+export const RAM_END = new Uint8Array(8)
+writeRamWord(new DataView(RAM_END.buffer), 0, 0, RAM_FLAGS.EOS)
+
 /** Name of a block as it goes on the wire, without its length byte. */
 export function blockNameBytes(name: string): Uint8Array {
   assert(
@@ -113,6 +117,24 @@ export function createRamRecord(): RamRecord {
 }
 
 const RECORD = 'ram record'
+
+/** Whether the next record is in the buffer as a whole, or is none that may come after the switch, which reading it tells. */
+export function hasWholeRamRecord(reader: StreamReader): boolean {
+  const { position, available } = reader
+  if (available < 8) return false
+  const flags = reader.view.getUint32(position + 4) & FLAG_MASK
+  const shape = KIND_OF_FLAG[flags & ~RAM_FLAGS.CONTINUE]
+  if (shape === undefined || !shape.ofPage) return true
+  let length = 8
+  if ((flags & RAM_FLAGS.CONTINUE) === 0) {
+    if (available === 8) return false
+    length += 1 + reader.bytes[position + 8]!
+  }
+  return (
+    available >=
+    (shape.kind === 'zero' ? length + 1 : Math.min(length + TARGET_PAGE_BYTES, RAM_RECORD_BYTES_MAX))
+  )
+}
 
 /**
  * Reads one record into `record` and consumes it with its data; of 'mem-size' and 'hook' only the word.

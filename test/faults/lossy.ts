@@ -1,6 +1,7 @@
 // A migration of our own pair over a link with delay and loss, and how long faults take there:
 //
 //   unshare --net node dist/test/faults/lossy.js [--delay-ms 10] [--loss 1] [--mib 8] [--seed 1] [--congestion reno]
+//     [--bandwidth BYTES] [--channels 1]
 //
 // It changes the network of its namespace, so it refuses one that has more than a loopback device. Prints a JSON line.
 
@@ -24,6 +25,9 @@ const { values } = parseArgs({
     mib: { type: 'string', default: '8' },
     seed: { type: 'string', default: '1' },
     congestion: { type: 'string' },
+    /** Of the push, bytes a second. */
+    bandwidth: { type: 'string', default: '0' },
+    channels: { type: 'string', default: '2' },
   },
 })
 
@@ -67,7 +71,12 @@ const incoming = receive({
   guest: (machine, blocks) => startGuest({ module: 'pattern', incoming: { machine, blocks } }),
 })
 const startMs = performance.now()
-const migration = migrate(guest, { to: incoming.uri.replace(OURS, THEIRS), postcopy: 'now' })
+const migration = migrate(guest, {
+  to: incoming.uri.replace(OURS, THEIRS),
+  postcopy: 'now',
+  maxPostcopyBandwidth: Number(values.bandwidth),
+  urgentChannel: values.channels === '2',
+})
 const outcome = await Promise.race([outcomeOf({ incoming, migration }), broken])
 const moved = assertMoved(outcome)
 await guest.destroy()

@@ -268,6 +268,58 @@ test('cut again within the recovery, twice in a row: recovered', options, async 
   for (let seed = 1; seed <= Math.ceil(CUTS / 3); seed++) await recoverFromCuts(1000 + seed, 3)
 })
 
+/** The guest goes over slowly enough to ask for many pages. */
+const TWO_CHANNELS: PairOptions = { postcopy: 'now', urgentChannel: true, maxPostcopyBandwidth: 2 * MiB }
+const urgently = { channel: 'preempt', direction: 'forward' } as const
+
+test('requested pages, and requests, have a connection of their own', options, async () => {
+  const guest = await startPattern({ blocks: BLOCKS })
+  const pair = await beginThroughProxy(guest, TWO_CHANNELS)
+  const outcome = await endOf(pair)
+  const moved = assertMoved(outcome)
+  await guest.destroy()
+  await assertSoundAndEnd(moved)
+  const [main, urgent, ...others] = pair.proxy.connections
+  assert.deepEqual(others, [])
+  assert.equal(outcome.source.channels, 2)
+  const count = (kinds: readonly RecordKind[], wanted: RecordKind): number =>
+    kinds.filter((kind) => kind === wanted).length
+  assert(count(urgent!.kinds.forward, 'page') > 20)
+  assert(count(urgent!.kinds.back, 'REQ_PAGES') > 20)
+  assert.equal(count(main!.kinds.back, 'REQ_PAGES'), 0)
+  assert.deepEqual(urgent!.kinds.forward.slice(-1), ['eos'])
+})
+
+test('a page that is slow to come over one connection is taken from the other', options, async () => {
+  const guest = await startPattern({ blocks: BLOCKS })
+  const plan: Fault[] = [{ ...forward, from: 'package', after: 300, action: { do: 'delay', ms: 50 } }]
+  const pair = await beginThroughProxy(guest, { ...TWO_CHANNELS, maxPostcopyBandwidth: 0, plan })
+  const moved = assertMoved(await endOf(pair))
+  await guest.destroy()
+  await assertSoundAndEnd(moved)
+})
+
+for (const [what, fault] of [
+  ['the second connection', urgently],
+  ['the first of two connections', forward],
+] as const) {
+  for (const by of ['rst', 'fin'] as const) {
+    test(`${what} is cut by ${by}: recovered, over one`, options, async () => {
+      const guest = await startPattern({ blocks: BLOCKS })
+      const plan: Fault[] = [{ ...fault, from: 'loaded', after: 20, action: { do: 'cut', by } }]
+      const pair = await beginThroughProxy(guest, {
+        ...{ ...TWO_CHANNELS, plan, listen: unixPair, recovers: true },
+      })
+      const outcome = await endOf(pair)
+      const moved = assertMoved(outcome)
+      await guest.destroy()
+      await assertSoundAndEnd(moved)
+      assert.equal(pair.proxy.fired.length, 1)
+      assert.equal(outcome.source.channels, 1)
+    })
+  }
+}
+
 /** Alive, connected, and silent: what it has said before the switch is the last that is heard. */
 const SILENT: Fault[] = [{ ...back, from: 'package', after: 1, action: { do: 'stall', ms: 20_000 } }]
 

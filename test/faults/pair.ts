@@ -25,6 +25,8 @@ export interface PairOptions extends Omit<MigrateOptions, 'to' | 'recover'> {
   /** Both ends recover from lost connections, where they were. For addresses that stay: unix sockets. */
   readonly recovers?: boolean
   readonly plan?: FaultPlan
+  /** Unless it is true, all goes over one connection: then what happens to which record is known. */
+  readonly urgentChannel?: boolean
   /** Where the proxy and the destination listen; any ports of this host unless given. */
   readonly listen?: { readonly proxy: string; readonly destination: string }
 }
@@ -36,6 +38,7 @@ export async function beginThroughProxy(guest: GuestHandle, options: PairOptions
     plan = [],
     listen = { proxy: ANY_PORT, destination: ANY_PORT },
     recovers = false,
+    urgentChannel = false,
     ...rest
   } = options
   const incoming = receive({
@@ -45,7 +48,7 @@ export async function beginThroughProxy(guest: GuestHandle, options: PairOptions
   })
   const proxy = await startFaultProxy({ listen: listen.proxy, to: () => incoming.uri, plan })
   const to = { to: proxy.uri, ...(recovers ? { recover: proxy.uri } : {}) }
-  return { incoming, proxy, migration: migrate(guest, { ...to, ...rest }) }
+  return { incoming, proxy, migration: migrate(guest, { ...to, urgentChannel, ...rest }) }
 }
 
 export async function endOf({ incoming, migration, proxy }: Pair): Promise<Outcome> {

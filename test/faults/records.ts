@@ -7,6 +7,7 @@ import { type RamBlockEntry, readRamSetup } from '../../src/wire/ram-setup.js'
 import { createRamRecord, readRamRecord } from '../../src/wire/ram-stream.js'
 import { readerOf, type StreamReader } from '../../src/wire/reader.js'
 import {
+  RECORD_IDS,
   readConfiguration,
   readFooter,
   readHeader,
@@ -187,6 +188,8 @@ export function createForwardSplitter(facts: StreamFacts, pagesOnly: boolean): S
         state = 'records'
         return { kind: 'package' }
       case 'body':
+        // Our own source says first which migration it belongs to.
+        if (pagesOnly && reader.bytes[reader.position] === RECORD_IDS.COMMAND) return section(reader)
         return page(reader)
       case 'footer':
         readFooter(reader, facts.ramSectionId!)

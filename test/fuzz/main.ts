@@ -37,7 +37,7 @@ function print(report: RunReport): void {
   const { target, firstSeed, cases, casesPerSecond, endings, rssMiB } = report
   const seeds = `seeds ${firstSeed} to ${firstSeed + cases - 1}`
   console.log(
-    `${target}: ${cases} cases, ${casesPerSecond}/s, RSS ${rssMiB.start} to ${rssMiB.end} MiB, ${seeds}`,
+    `${target}: ${cases} cases, ${casesPerSecond}/s, RSS ${rssMiB.start} to ${rssMiB.end} MiB (at most ${rssMiB.most}), ${seeds}`,
   )
   const shown = [...endings].slice(0, values.endings ? endings.size : ENDINGS_SHOWN)
   for (const [kind, count] of shown) console.log(`  ${count.toString().padStart(8)} ${kind}`)

@@ -47,6 +47,7 @@ const options: OutgoingOptions = {
   recoverTimeMs: 0,
   silenceTimeoutMs: undefined,
   preempt: false,
+  urgent: false,
   order: orderSpec('linear'),
   push: { on: true, quietMs: 0, patienceMs: 0 },
 }

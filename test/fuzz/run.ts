@@ -2,15 +2,18 @@
 
 import { Worker } from 'node:worker_threads'
 import { createRandom } from '../engine/random.js'
+import { settledRssBytes } from './memory.js'
 import { kindOf, type Target } from './target.js'
 
 const MiB = 1024 * 1024
 /** No case takes a hundredth of this on an idle machine. */
 const CASE_MS_MAX = 60_000
 /** Compiling the code, and the first growth of the heap. */
-const WARM_UP_CASES = 300
-/** What the collector may have left uncollected. */
-const GROWTH_BYTES_MAX = 200 * MiB
+const WARM_UP_CASES = 500
+/** Between two looks at the memory that is in use. */
+const CASES_PER_LOOK = 10_000
+/** Code that is compiled late, and holes in the heaps. */
+const GROWTH_BYTES_MAX = 48 * MiB
 
 export interface RunOptions {
   readonly firstSeed: number
@@ -25,8 +28,8 @@ export interface RunReport {
   readonly casesPerSecond: number
   /** How the cases ended, with the count of each, most frequent first. */
   readonly endings: ReadonlyMap<string, number>
-  /** After the warm-up, and at the end. */
-  readonly rssMiB: { readonly start: number; readonly end: number }
+  /** Resident and in use: after the warm-up, at the most, and at the end. */
+  readonly rssMiB: { readonly start: number; readonly most: number; readonly end: number }
 }
 
 /** A case failed: which one, and how to have it again. */
@@ -72,7 +75,17 @@ export async function runTarget(target: Target, options: RunOptions): Promise<Ru
   const opened = await target.open()
   const startMs = performance.now()
   let done = 0
-  let rssStart = process.memoryUsage.rss()
+  let rssStart = await settledRssBytes()
+  let rssMost = rssStart
+  async function look(): Promise<number> {
+    const rss = await settledRssBytes()
+    rssMost = Math.max(rssMost, rss)
+    if (done > WARM_UP_CASES && rss - rssStart > GROWTH_BYTES_MAX) {
+      const grown = Math.round((rss - rssStart) / MiB)
+      throw new Error(`${target.name}: memory in use grew by ${grown} MiB in ${done} cases`)
+    }
+    return rss
+  }
   try {
     for (; done < cases && performance.now() - startMs < seconds * 1000; done++) {
       const seed = firstSeed + done
@@ -84,20 +97,21 @@ export async function runTarget(target: Target, options: RunOptions): Promise<Ru
       } catch (cause) {
         throw new FuzzFailure(target.name, seed, cause)
       }
-      if (done === WARM_UP_CASES) rssStart = process.memoryUsage.rss()
+      if (done === WARM_UP_CASES) rssMost = rssStart = await settledRssBytes()
+      else if (done % CASES_PER_LOOK === 0) await look()
     }
-    const rssEnd = process.memoryUsage.rss()
-    if (done > WARM_UP_CASES && rssEnd - rssStart > GROWTH_BYTES_MAX) {
-      const grown = Math.round((rssEnd - rssStart) / MiB)
-      throw new Error(`${target.name}: resident memory grew by ${grown} MiB in ${done} cases`)
-    }
+    const rssEnd = await look()
     return {
       target: target.name,
       firstSeed,
       cases: done,
       casesPerSecond: Math.round(done / ((performance.now() - startMs) / 1000)),
       endings: new Map([...endings].sort(([, a], [, b]) => b - a)),
-      rssMiB: { start: Math.round(rssStart / MiB), end: Math.round(rssEnd / MiB) },
+      rssMiB: {
+        start: Math.round(rssStart / MiB),
+        most: Math.round(rssMost / MiB),
+        end: Math.round(rssEnd / MiB),
+      },
     }
   } finally {
     try {

@@ -36,6 +36,12 @@ const CASES: readonly Case[] = [
     precopyBandwidth: 60 * MiB,
     capabilities: ['xbzrle'],
   },
+  {
+    name: 'with a second connection for requested pages',
+    ramMiB: 64,
+    guest: 'rom',
+    capabilities: ['postcopy-preempt'],
+  },
 ]
 
 for (const version of ['7.2', '10.0']) {
@@ -53,6 +59,7 @@ for (const version of ['7.2', '10.0']) {
 
       const incoming = receive({
         listen: 'tcp:127.0.0.1:0',
+        preempt: capabilities.includes('postcopy-preempt'),
         guest: (machine, blocks) => startGuest({ module: 'ram', incoming: { machine, blocks } }),
       })
       t.after(() => incoming.cancel())
@@ -68,6 +75,7 @@ for (const version of ['7.2', '10.0']) {
       await guest.stop()
       await assertSameRam(guest, await pmemsave(qemu, 0, ramMiB * MiB))
       assert.ok(precopyBandwidth !== undefined || report.faults > 0, 'nobody faulted')
+      if (capabilities.includes('postcopy-preempt')) assert.ok(incoming.stats.urgentBytes > 4096)
       if (kind === 'linux') assert.ok(beats(qemu).length >= 5)
       await guest.destroy()
     })
