@@ -35,9 +35,9 @@ export interface Waiting {
   /** Of those asked for in that time, µs; NaN when there was none. */
   readonly p50: number
   readonly p99: number
-  readonly p999: number
+  readonly 'p99.9': number
   /** In which a page was waited for, ms: with one vCPU, how long it stood still. */
-  readonly blockedMs: number
+  readonly blocked: number
 }
 
 /** What was asked for in [fromUs, toUs). */
@@ -49,8 +49,8 @@ export function waiting(faults: readonly Fault[], fromUs: number, toUs: number):
     faults: within.length,
     p50: at(0.5),
     p99: at(0.99),
-    p999: at(0.999),
-    blockedMs: unionUs(within, toUs) / 1000,
+    'p99.9': at(0.999),
+    blocked: unionUs(within, toUs) / 1000,
   }
 }
 

@@ -10,7 +10,7 @@ import { type BenchOptions, parseOptions } from './options.js'
 import { parking } from './park.js'
 import { place } from './place.js'
 import { send } from './send.js'
-import { serve, serveLimited } from './serve.js'
+import { resident, serve, serveLimited } from './serve.js'
 import { formatTable } from './table.js'
 
 /** Some are a family: one for each guest, or for each QEMU. Only what is wanted is made. */
@@ -23,6 +23,7 @@ const BENCHMARKS: Readonly<Record<string, (options: BenchOptions) => readonly Be
   park: () => [parking],
   serve,
   'serve-limited': serveLimited,
+  resident,
 }
 
 function options(): BenchOptions {

@@ -1,6 +1,7 @@
 // The command line of the benchmarks.
 
 import { parseArgs } from 'node:util'
+import { findQemus, type QemuBinary } from '../test/qemu/find.js'
 
 export interface BenchOptions {
   /** Names; none means all. */
@@ -45,6 +46,10 @@ export function parseOptions(args: readonly string[]): BenchOptions {
     only: values.only,
     save: values.save,
   }
+}
+
+export function wantedQemus({ qemus }: BenchOptions): readonly QemuBinary[] {
+  return findQemus().filter(({ version }) => qemus.length === 0 || qemus.includes(version))
 }
 
 function positive(text: string): number {

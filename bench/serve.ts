@@ -1,134 +1,86 @@
-// A VM comes to a QEMU by postcopy: how long its guest waits for pages in its first seconds, and when all RAM is in. The
-// source is farfault, from an image, or the QEMU that holds the same VM; the destination is the same QEMU in both cases.
+// A VM comes to a QEMU by postcopy. The source is farfault, from an image, or the QEMU that holds the same VM; the destination
+// is the same QEMU in both cases. `serve`: how long its guest waits for pages in its first seconds, what it gets done, when
+// all RAM is in. `resident`: when all RAM is in, and what that costs the source, with a guest that stands still.
 
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
-import type { Qemu } from '../src/qemu/launch.js'
-import { waitForMigration } from '../src/qemu/migration.js'
-import { findQemus, type QemuBinary } from '../test/qemu/find.js'
-import { startTestGuest } from '../test/qemu/guests.js'
-import type { Benchmark, Sample, Variant } from './benchmark.js'
-import { parseFaults, traceArgs, waiting } from './faults.js'
-import type { BenchOptions } from './options.js'
-import { RUN_MS_MAX } from './programs.js'
+import type { QemuBinary } from '../test/qemu/find.js'
+import { ARRIVAL_METRICS, arrivePaused, arriveRunning, GUEST_METRICS } from './arrival.js'
+import type { Benchmark, Metric, Sample } from './benchmark.js'
+import { type BenchOptions, wantedQemus } from './options.js'
 import { farfault, qemuSource, type SourceKind } from './sources.js'
 import { forgetVm, lazily, type StoredVm, storeVm } from './stored-vm.js'
-import { lastBeat, WORKLOADS, type Workload, workloadOptions } from './workloads.js'
+import { WORKLOADS, type Workload, workloadOptions } from './workloads.js'
 
 const MiB = 2 ** 20
 const RAM_MIB = 1024
-/** What is looked at, from QEMU's RESUME event on. */
-const FIRST_MS = 5000
 /** Bytes a second where it is limited. */
 const LIMIT = 10 * MiB
 
-/** One line for each way to serve. */
+/** One line for each way to serve; all are compared with the last. */
 const SOURCES: Readonly<Record<string, SourceKind>> = {
   farfault: farfault(),
-  'farfault without a pause': farfault({ quietMs: 0 }),
+  'farfault --quiet-time 0': farfault({ quietMs: 0 }),
   qemu: qemuSource,
 }
-const COMPARED = 'qemu'
+const [COMPARED] = Object.keys(SOURCES).slice(-1) as [string]
 
-const nowUs = (): number => (performance.timeOrigin + performance.now()) * 1000
-
-/** When QEMU said that it runs, and that all is in, µs since 1970 by its own clock. */
-function follow({ qmp }: Qemu) {
-  const at = { resume: Number.NaN, completed: Number.NaN }
-  qmp.on('RESUME', (_, us) => {
-    at.resume = us
-  })
-  qmp.on('MIGRATION', ({ status }, us) => {
-    if (status === 'completed') at.completed = us
-  })
-  return at
+interface Plan {
+  readonly name: string
+  readonly about: string
+  readonly work: Workload
+  readonly metrics: readonly Metric[]
+  run(vm: StoredVm, kind: SourceKind): Promise<Sample>
 }
 
-const CAPABILITIES = ['events', 'postcopy-ram', 'postcopy-blocktime']
-
-async function move(vm: StoredVm, kind: SourceKind, limit: number): Promise<Sample> {
-  const source = await kind(vm, limit)
-  const log = join(vm.directory, 'trace')
-  const incoming = { ...vm.options, incoming: true, capabilities: CAPABILITIES, args: traceArgs(log) }
-  const qemu = await startTestGuest(vm.binary, incoming)
-  try {
-    const at = follow(qemu)
-    const running = qemu.qmp.waitForEvent('RESUME', { timeoutMs: RUN_MS_MAX })
-    const uri = `unix:${join(qemu.directory, 'migrate')}`
-    await qemu.qmp.execute('migrate-incoming', { uri })
-    const startUs = nowUs()
-    await source.move(uri)
-    await running
-    await sleep(FIRST_MS - (nowUs() - at.resume) / 1000)
-    const operations =
-      (lastBeat(qemu.output())?.operations ?? source.from.operations) - source.from.operations
-    if (limit > 0) await source.unlimit()
-    const { 'postcopy-blocktime': blocktime = Number.NaN } = await waitForMigration(qemu.qmp, ['completed'], {
-      timeoutMs: RUN_MS_MAX,
-    })
-    const { bytes, cpuMs } = await source.done()
-    const faults = parseFaults(readFileSync(log, 'latin1'))
-    const { blockedMs, ...first } = waiting(faults, at.resume, at.resume + FIRST_MS * 1000)
-    return {
-      ...first,
-      blocked: blockedMs,
-      blocktime,
-      operations: operations / 1000,
-      resume: (at.resume - startUs) / 1000,
-      allIn: (at.completed - startUs) / 1000,
-      sent: bytes / MiB,
-      cpu: (cpuMs / bytes) * 2 ** 30,
-    }
-  } finally {
-    await qemu.kill()
-    await source.stop()
-  }
-}
-
-const METRICS = [
-  { name: 'p50', unit: 'us' },
-  { name: 'p99', unit: 'us' },
-  { name: 'p999', unit: 'us' },
-  { name: 'faults', unit: 'in 5 s' },
-  { name: 'blocked', unit: 'ms of 5 s' },
-  { name: 'blocktime', unit: 'ms' },
-  { name: 'operations', unit: '1000 in 5 s' },
-  { name: 'resume', unit: 'ms' },
-  { name: 'allIn', unit: 'ms' },
-  { name: 'sent', unit: 'MiB' },
-  { name: 'cpu', unit: 'ms/GiB' },
-]
-
-function benchmark(binary: QemuBinary, work: Workload, ramMiB: number, limit: number): Benchmark {
-  const vm = lazily(() => storeVm(binary, workloadOptions(work, ramMiB)), forgetVm)
-  const variants = Object.entries(SOURCES).map(
-    ([name, kind]): Variant => ({ name, run: async () => move(await vm.get(), kind, limit) }),
-  )
-  const limited = limit === 0 ? '' : `, ${limit / MiB} MiB/s for what nobody asked for`
+function benchmark(binary: QemuBinary, ramMiB: number, plan: Plan): Benchmark {
+  const vm = lazily(() => storeVm(binary, workloadOptions(plan.work, ramMiB)), forgetVm)
+  const names = Object.keys(SOURCES)
   return {
-    name: `serve ${work}${limit === 0 ? '' : ' limited'}, QEMU ${binary.version}`,
-    about: `the guest "${work}" with ${ramMiB} MiB comes to a QEMU by postcopy${limited}`,
+    name: `${plan.name}, QEMU ${binary.version}`,
+    about: `a VM with ${ramMiB} MiB comes to a QEMU by postcopy: ${plan.about}`,
     rounds: 7,
-    metrics: METRICS,
-    variants,
-    ratios: variants.filter(({ name }) => name !== COMPARED).map(({ name }) => [name, COMPARED] as const),
+    metrics: plan.metrics,
+    variants: names.map((name) => ({ name, run: async () => plan.run(await vm.get(), SOURCES[name]!) })),
+    ratios: names.filter((name) => name !== COMPARED).map((name) => [name, COMPARED] as const),
     finish: vm.end,
   }
 }
 
+const serving = (work: Workload): Plan => ({
+  name: `serve ${work}`,
+  about: `the guest "${work}" runs`,
+  work,
+  metrics: [...GUEST_METRICS, ...ARRIVAL_METRICS],
+  run: (vm, kind) => arriveRunning(vm, kind, 0),
+})
+
+const SERVING_LIMITED: Plan = {
+  ...serving('kv'),
+  name: 'serve-limited kv',
+  about: `the guest "kv" runs; for 5 s at most ${LIMIT / MiB} MiB/s of what nobody asked for`,
+  metrics: GUEST_METRICS,
+  run: (vm, kind) => arriveRunning(vm, kind, LIMIT),
+}
+
+const RESIDENT: Plan = {
+  name: 'resident',
+  about: 'the guest stands still',
+  work: 'idle',
+  metrics: ARRIVAL_METRICS,
+  run: arrivePaused,
+}
+
 const ALL = Object.keys(WORKLOADS) as Workload[]
-const LIMITED_WORK: Workload = 'kv'
+const family =
+  (plans: (options: BenchOptions) => readonly Plan[]) =>
+  (options: BenchOptions): readonly Benchmark[] => {
+    const [ramMiB = RAM_MIB] = options.ramMiB
+    return wantedQemus(options).flatMap((binary) =>
+      plans(options).map((plan) => benchmark(binary, ramMiB, plan)),
+    )
+  }
 
-export function serve({ qemus, guests, ramMiB: [ramMiB = RAM_MIB] }: BenchOptions): readonly Benchmark[] {
-  const works = ALL.filter((work) => guests.length === 0 || guests.includes(work))
-  return findQemus()
-    .filter(({ version }) => qemus.length === 0 || qemus.includes(version))
-    .flatMap((binary) => works.map((work) => benchmark(binary, work, ramMiB, 0)))
-}
-
-export function serveLimited({ qemus, ramMiB: [ramMiB = RAM_MIB] }: BenchOptions): readonly Benchmark[] {
-  return findQemus()
-    .filter(({ version }) => qemus.length === 0 || qemus.includes(version))
-    .map((binary) => benchmark(binary, LIMITED_WORK, ramMiB, LIMIT))
-}
+export const serve = family(({ guests }) =>
+  ALL.filter((work) => guests.length === 0 || guests.includes(work)).map(serving),
+)
+export const serveLimited = family(() => [SERVING_LIMITED])
+export const resident = family(() => [RESIDENT])
