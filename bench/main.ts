@@ -5,10 +5,13 @@ import { appendFileSync } from 'node:fs'
 import { type Benchmark, narrow, runBenchmark } from './benchmark.js'
 import { downtime } from './downtime.js'
 import { faultService, faultServiceUnpinned } from './fault-service.js'
+import { live } from './live.js'
 import { machineFacts } from './machine.js'
 import { type BenchOptions, parseOptions } from './options.js'
 import { parking } from './park.js'
 import { place } from './place.js'
+import { resumeFamily } from './resume.js'
+import { scale } from './scale.js'
 import { send } from './send.js'
 import { resident, serve, serveLimited } from './serve.js'
 import { formatTable } from './table.js'
@@ -24,6 +27,9 @@ const BENCHMARKS: Readonly<Record<string, (options: BenchOptions) => readonly Be
   serve,
   'serve-limited': serveLimited,
   resident,
+  resume: resumeFamily,
+  scale,
+  live,
 }
 
 function options(): BenchOptions {

@@ -80,3 +80,12 @@ export const qemuSource: SourceKind = async (vm, limit) => {
     },
   }
 }
+
+/** No source: the destination reads by itself. */
+export const nowhere: SourceKind = async (vm) => ({
+  from: vm.parkedAt,
+  async move() {},
+  async unlimit() {},
+  done: async () => ({ bytes: Number.NaN, cpuMs: Number.NaN }),
+  async stop() {},
+})

@@ -54,8 +54,11 @@ export interface Beat {
   readonly operations: number
 }
 
+/** One that is complete. */
+export const BEAT = /beat (\d+) (\d+)\r?\n/
+
 /** The last one that is complete in what the guest has said. */
 export function lastBeat(output: string): Beat | undefined {
-  const last = [...output.matchAll(/beat (\d+) (\d+)\r?\n/g)].at(-1)
+  const last = [...output.matchAll(new RegExp(BEAT, 'g'))].at(-1)
   return last === undefined ? undefined : { beat: Number(last[1]), operations: Number(last[2]) }
 }
