@@ -67,10 +67,9 @@ async function resumeAtOnce(vm: StoredVm, count: number): Promise<Sample> {
       cached: cachedMiB(vm.image),
     }
   } finally {
-    for (const { server, qemu } of pairs) {
-      await qemu.kill()
-      server.stop()
-    }
+    // The servers first: they would say that they have lost their VM.
+    for (const { server } of pairs) server.stop()
+    for (const { qemu } of pairs) await qemu.kill()
   }
 }
 

@@ -1,45 +1,61 @@
-// The results for people: a row for each variant and each ratio, a column for each metric.
+// Results for people: a row for each variant and each ratio, a column for each metric.
 
-import type { Benchmark, Result, Summary } from './benchmark.js'
+import type { Benchmark, Measurement, Ratio, Result, Summary } from './benchmark.js'
 
-export function formatTable(benchmark: Benchmark, result: Result): string {
-  const { name, about, rounds, metrics, variants, ratios } = benchmark
-  const of = (row: string, summary: (metric: string) => Summary | undefined): string[] => [
-    row,
-    ...metrics.map((metric) => formatCell(summary(metric.name))),
+/** Head first; the first cell of a row says what it is. */
+export function resultRows({ measurements, ratios }: Result): readonly (readonly string[])[] {
+  const metrics = [...new Map(measurements.map(({ metric, unit }) => [metric, unit]))]
+  const row = <T extends Measurement | Ratio>(
+    name: string,
+    all: readonly T[],
+    summary: (of: T) => Summary,
+  ) => [
+    name,
+    ...metrics.map(([metric]) => {
+      const found = all.find((each) => each.metric === metric)
+      return found === undefined ? '–' : formatCell(summary(found))
+    }),
   ]
-  const rows = [
-    ['', ...metrics.map((metric) => `${metric.name}, ${metric.unit}`)],
-    ...variants.map((variant) =>
-      of(variant.name, (metric) =>
-        result.measurements.find((m) => m.variant === variant.name && m.metric === metric),
+  const variants = new Set(measurements.map(({ variant }) => variant))
+  const pairs = new Set(ratios.map(({ ratio }) => ratio))
+  return [
+    ['', ...metrics.map(([metric, unit]) => `${metric}, ${unit}`)],
+    ...Array.from(variants, (name) =>
+      row(
+        name,
+        measurements.filter(({ variant }) => variant === name),
+        (m) => m,
       ),
     ),
-    ...ratios.map(([one, other]) =>
-      of(`${one} / ${other}`, (metric) => {
-        const ratio = result.ratios.find((r) => r.ratio === `${one}/${other}` && r.metric === metric)
-        return ratio === undefined ? undefined : { ...ratio, median: ratio.ofMedians }
-      }),
+    ...Array.from(pairs, (name) =>
+      row(
+        name.replace('/', ' / '),
+        ratios.filter(({ ratio }) => ratio === name),
+        (r) => ({ ...r, median: r.ofMedians }),
+      ),
     ),
   ]
+}
+
+export function formatTable({ name, about, rounds }: Benchmark, result: Result): string {
+  const rows = resultRows(result)
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)))
-  const lines = rows.map((row) =>
+  const line = (row: readonly string[]): string =>
     row
       .map((cell, i) => cell.padEnd(widths[i]!))
       .join('  ')
-      .trimEnd(),
-  )
-  return [`${name}: ${about} (${rounds} rounds, median [min–max])`, ...lines].join('\n')
+      .trimEnd()
+  return [`${name}: ${about} (${rounds} rounds, median [min–max])`, ...rows.map(line)].join('\n')
 }
 
-function formatCell(summary: Summary | undefined): string {
-  if (summary === undefined || Number.isNaN(summary.median)) return '–'
-  const [median, min, max] = [summary.median, summary.min, summary.max].map(formatNumber)
-  return `${median} [${min}–${max}]`
+/** Without a number (JSON has none that is none) a dash. */
+function formatCell({ median, min, max }: Summary): string {
+  if (!Number.isFinite(median)) return '–'
+  return `${formatNumber(median)} [${formatNumber(min)}–${formatNumber(max)}]`
 }
 
 /** Three digits that count. */
-export function formatNumber(value: number): string {
+function formatNumber(value: number): string {
   if (value >= 100) return value.toFixed(0)
   return value.toFixed(value >= 10 ? 1 : value >= 1 || value === 0 ? 2 : 3)
 }
