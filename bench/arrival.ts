@@ -26,6 +26,7 @@ export const ARRIVAL_METRICS = [
 ] as const
 
 export const GUEST_METRICS = [
+  { name: 'mean', unit: 'us' },
   { name: 'p50', unit: 'us' },
   { name: 'p99', unit: 'us' },
   { name: 'p99.9', unit: 'us' },

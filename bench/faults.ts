@@ -33,6 +33,7 @@ export function parseFaults(log: string): readonly Fault[] {
 export interface Waiting {
   readonly faults: number
   /** Of those asked for in that time, µs; NaN when there was none. */
+  readonly mean: number
   readonly p50: number
   readonly p99: number
   readonly 'p99.9': number
@@ -47,6 +48,7 @@ export function waiting(faults: readonly Fault[], fromUs: number, toUs: number):
   const at = (q: number): number => (sorted.length === 0 ? Number.NaN : quantile(sorted, q))
   return {
     faults: within.length,
+    mean: sorted.reduce((sum, us) => sum + us, 0) / sorted.length,
     p50: at(0.5),
     p99: at(0.99),
     'p99.9': at(0.999),
