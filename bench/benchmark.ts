@@ -28,6 +28,18 @@ export interface Benchmark {
   finish?(): Promise<void>
 }
 
+/** The same with other rounds, or with only the variants that have one of `only` in their name. */
+export function narrow(
+  benchmark: Benchmark,
+  { rounds = benchmark.rounds, only }: { rounds: number | undefined; only: readonly string[] },
+): Benchmark {
+  const kept = ({ name }: Variant): boolean => only.length === 0 || only.some((part) => name.includes(part))
+  const variants = benchmark.variants.filter(kept)
+  const names = variants.map(({ name }) => name)
+  const ratios = benchmark.ratios.filter((pair) => pair.every((name) => names.includes(name)))
+  return { ...benchmark, rounds, variants, ratios }
+}
+
 export interface Summary {
   readonly median: number
   readonly min: number

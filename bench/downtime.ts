@@ -8,32 +8,39 @@ const MODES = ['now', 'auto'] as const
 
 /** Its program writes to RAM from 1 MiB to `writtenMiB`, again and again. */
 interface Size {
-  readonly name: string
   readonly mebibytes: number
   readonly writtenMiB: number
 }
-const SMALL: Size = { name: '128 MiB', mebibytes: 128, writtenMiB: 100 }
-const LARGE: Size = { name: '1 GiB', mebibytes: 1024, writtenMiB: 100 }
+interface Named extends Size {
+  readonly name: string
+}
+const SMALL: Named = { name: '128 MiB', mebibytes: 128, writtenMiB: 100 }
+const LARGE: Named = { name: '1 GiB', mebibytes: 1024, writtenMiB: 100 }
 /** Not only the RAM is larger, but also what the guest keeps changing. */
-const LARGE_WRITTEN: Size = { name: '1 GiB written', mebibytes: 1024, writtenMiB: 1000 }
+const LARGE_WRITTEN: Named = { name: '1 GiB written', mebibytes: 1024, writtenMiB: 1000 }
 
 interface Report {
   readonly ok: boolean
   readonly downtimeMs: number
+  readonly blocktimeMs: number
   readonly totalMs: number
 }
 
-async function move(mode: string, size: Size): Promise<Sample> {
+/** Two processes: one for each end. */
+export async function moveV86(mode: string, size: Size): Promise<Sample> {
   const sizes = [size.mebibytes, size.writtenMiB].map(String)
   return withRunning(nodeChild('downtime.child', 'receive'), async (destination) => {
     const uri = await destination.line()
     const source = await runForJson<Report>(nodeChild('downtime.child', 'migrate', uri, mode, ...sizes))
-    const { downtimeMs } = JSON.parse(await destination.line()) as Report
-    return { downtime: downtimeMs, total: source.totalMs }
+    const { downtimeMs, blocktimeMs } = JSON.parse(await destination.line()) as Report
+    return { downtime: downtimeMs, blocktime: blocktimeMs, total: source.totalMs }
   })
 }
 
-const variant = (mode: string, size: Size) => ({ name: `${mode}, ${size.name}`, run: () => move(mode, size) })
+const variant = (mode: string, size: Named) => ({
+  name: `${mode}, ${size.name}`,
+  run: () => moveV86(mode, size),
+})
 
 export const downtime: Benchmark = {
   name: 'downtime',

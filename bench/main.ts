@@ -1,35 +1,49 @@
-// `npm run bench [-- NAME…]`: runs the benchmarks named, or all. A JSON line for each result as it comes, with the facts
-// of the machine; tables for people at the end. No thresholds: machines differ, and a busy one would fail good code.
+// `npm run bench [-- NAME… OPTIONS]`: runs the benchmarks named, or all. A JSON line for each result as it comes, with the
+// facts of the machine; tables for people at the end. No thresholds: machines differ, and a busy one would fail good code.
 
-import { type Benchmark, type Result, runBenchmark } from './benchmark.js'
+import { appendFileSync } from 'node:fs'
+import { type Benchmark, narrow, runBenchmark } from './benchmark.js'
 import { downtime } from './downtime.js'
 import { faultService, faultServiceUnpinned } from './fault-service.js'
+import { live } from './live.js'
 import { machineFacts } from './machine.js'
+import { type BenchOptions, parseOptions } from './options.js'
 import { orders } from './orders.js'
 import { parking } from './park.js'
 import { place } from './place.js'
+import { resumeFamily } from './resume.js'
+import { scale } from './scale.js'
 import { send } from './send.js'
+import { resident, serve, serveLimited } from './serve.js'
 import { formatTable } from './table.js'
 
-const BENCHMARKS: readonly Benchmark[] = [
-  faultService,
-  faultServiceUnpinned,
-  place,
-  send,
-  downtime,
-  parking,
-  orders,
-]
+/** Some are a family: one for each guest, or for each QEMU. Only what is wanted is made. */
+const BENCHMARKS: Readonly<Record<string, (options: BenchOptions) => readonly Benchmark[]>> = {
+  'fault-service': () => [faultService],
+  'fault-service-unpinned': () => [faultServiceUnpinned],
+  place: () => [place],
+  send: () => [send],
+  downtime: () => [downtime],
+  park: () => [parking],
+  orders: () => [orders],
+  serve,
+  'serve-limited': serveLimited,
+  resident,
+  resume: resumeFamily,
+  scale,
+  live,
+}
 
-function wanted(names: readonly string[]): readonly Benchmark[] {
-  for (const name of names) {
-    if (BENCHMARKS.some((benchmark) => benchmark.name === name)) continue
-    console.error(
-      `there is no benchmark "${name}"; there are ${BENCHMARKS.map((each) => each.name).join(', ')}`,
-    )
-    process.exit(2)
+function options(): BenchOptions {
+  try {
+    const parsed = parseOptions(process.argv.slice(2))
+    const unknown = parsed.names.find((name) => BENCHMARKS[name] === undefined)
+    if (unknown === undefined) return parsed
+    console.error(`there is no benchmark "${unknown}"; there are ${Object.keys(BENCHMARKS).join(', ')}`)
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : error)
   }
-  return names.length === 0 ? BENCHMARKS : BENCHMARKS.filter(({ name }) => names.includes(name))
+  process.exit(2)
 }
 
 function showProgress(benchmark: Benchmark): (done: number, all: number) => void {
@@ -38,14 +52,23 @@ function showProgress(benchmark: Benchmark): (done: number, all: number) => void
   }
 }
 
-const tables: string[] = []
-for (const benchmark of wanted(process.argv.slice(2))) {
+async function run(benchmark: Benchmark, save: string | undefined): Promise<string> {
   const machine = machineFacts()
-  const result: Result = await runBenchmark(benchmark, showProgress(benchmark))
+  const result = await runBenchmark(benchmark, showProgress(benchmark))
   if (process.stderr.isTTY) process.stderr.write('\r\x1b[K')
+  const { about } = benchmark
   for (const each of [...result.measurements, ...result.ratios]) {
-    console.log(JSON.stringify({ ...each, machine }))
+    const line = JSON.stringify({ ...each, about, machine })
+    console.log(line)
+    if (save !== undefined) appendFileSync(save, `${line}\n`)
   }
-  tables.push(formatTable(benchmark, result))
+  return formatTable(benchmark, result)
+}
+
+const wanted = options()
+const tables: string[] = []
+for (const [name, make] of Object.entries(BENCHMARKS)) {
+  if (wanted.names.length > 0 && !wanted.names.includes(name)) continue
+  for (const benchmark of make(wanted)) tables.push(await run(narrow(benchmark, wanted), wanted.save))
 }
 console.log(`\n${tables.join('\n\n')}`)

@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url'
 /** This file runs as dist/bench/programs.js; the C sources stay where they are. */
 const C_SOURCES = fileURLToPath(new URL('../../bench/c/', import.meta.url))
 /** What no run comes near. A stalled one must not hold up the others for ever. */
-const RUN_MS_MAX = 60_000
+export const RUN_MS_MAX = 300_000
 
 const compiled = new Map<string, string>()
 let directory: string | undefined
@@ -30,17 +30,27 @@ export function cLibrary(name: string): string {
   return compile(`${name}.so`, [`${name}.c`], ['-shared', '-fPIC'])
 }
 
+/** Path of a program that needs nothing of the system it runs on: a guest's init. */
+export function cGuestProgram(name: string): string {
+  return compile(`${name}.static`, [`${name}.c`], ['-static'])
+}
+
 function compile(output: string, sources: readonly string[], flags: readonly string[]): string {
   const known = compiled.get(output)
   if (known !== undefined) return known
-  directory ??= makeDirectory()
-  const path = join(directory, output)
+  const path = join(ownDirectory(), output)
   const inputs = sources.map((source) => join(C_SOURCES, source))
   execFileSync('cc', ['-O2', '-std=gnu11', '-Wall', '-Wextra', '-Werror', ...flags, '-o', path, ...inputs], {
     stdio: 'inherit',
   })
   compiled.set(output, path)
   return path
+}
+
+/** For files that last as long as this process. */
+export function ownDirectory(): string {
+  directory ??= makeDirectory()
+  return directory
 }
 
 function makeDirectory(): string {
@@ -51,8 +61,7 @@ function makeDirectory(): string {
 
 /** Path of a file that a program is to read. */
 export function inputFile(name: string, bytes: Uint8Array): string {
-  directory ??= makeDirectory()
-  const path = join(directory, name)
+  const path = join(ownDirectory(), name)
   writeFileSync(path, bytes)
   return path
 }
@@ -68,6 +77,9 @@ export function pinned(command: readonly string[], cpu = 0): string[] {
 }
 
 export interface Running {
+  readonly pid: number
+  /** A line for its standard input. */
+  say(line: string): void
   /** Next line of its output. */
   line(): Promise<string>
   /** Resolves when it has ended with status 0. */
@@ -77,17 +89,20 @@ export interface Running {
 }
 
 /** A program that talks in lines. What it says on standard error is passed on. */
-function start(command: readonly string[]): Running {
+export function start(command: readonly string[]): Running {
   const [file, ...args] = command
-  const child = spawn(file!, args, { stdio: ['ignore', 'pipe', 'inherit'], timeout: RUN_MS_MAX })
+  const child = spawn(file!, args, { stdio: ['pipe', 'pipe', 'inherit'], timeout: RUN_MS_MAX })
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
   const ended = (async () => {
     const [status, signal] = await once(child, 'exit')
     if (status !== 0) throw new Error(`${command.join(' ')} ended with ${signal ?? `status ${status}`}`)
   })()
   ended.catch(() => {}) // whoever waits for a line or for the end hears of it
+  child.stdin.on('error', () => {}) // it has ended
   return {
+    pid: child.pid ?? 0,
     ended,
+    say: (line) => void child.stdin.write(`${line}\n`),
     stop: () => void child.kill(),
     async line() {
       const { value, done } = await lines.next()

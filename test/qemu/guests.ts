@@ -15,6 +15,9 @@ export interface TestGuestOptions {
    * count. `linux`: prints "beat N" each 200 ms. Bytes: a ROM image of 64 KiB.
    */
   readonly guest?: 'idle' | 'rom' | 'linux' | Uint8Array
+  /** Another initrd for Linux, and more words for its command line. */
+  readonly initrd?: string
+  readonly append?: string
   /** Guest RAM, MiB; default 16, for Linux 256. */
   readonly ramMiB?: number
   /** Default `pc-i440fx-7.2`: both versions have it, so that a guest can go from one to the other. */
@@ -39,20 +42,11 @@ export function idleRom(): Uint8Array {
 
 /** Start a guest; its serial port is `output()`. The caller must `quit` or `kill` it. */
 export async function startTestGuest(qemu: QemuBinary, options: TestGuestOptions = {}): Promise<Qemu> {
-  const { guest = 'idle', machine = 'pc-i440fx-7.2', incoming = false, paused = false, args = [] } = options
   const { capabilities = ['events', 'postcopy-ram'] } = options
-  const { ramMiB = guest === 'linux' ? 256 : 16 } = options
   const started = await launchQemu({
     path: qemu.path,
     timeoutMs: 20_000,
-    args: (directory) => [
-      ...['-accel', 'tcg', '-machine', machine, '-m', `${ramMiB}M`],
-      ...['-nodefaults', '-display', 'none', '-serial', 'stdio'],
-      ...(guest === 'linux' ? linuxArgs() : romArgs(directory, romImage(guest, ramMiB))),
-      ...(incoming ? ['-incoming', 'defer'] : []),
-      ...(paused ? ['-S'] : []),
-      ...args,
-    ],
+    args: (directory) => testGuestArgs(directory, options),
   })
   try {
     await setMigrationCapabilities(
@@ -66,9 +60,23 @@ export async function startTestGuest(qemu: QemuBinary, options: TestGuestOptions
   return started
 }
 
-function linuxArgs(): string[] {
-  const { kernel, initrd } = LINUX_GUEST
-  return ['-kernel', kernel, '-initrd', initrd, '-append', 'console=ttyS0 quiet panic=1']
+/** All but the program and its QMP socket. `directory`: for files that last as long as the guest. */
+export function testGuestArgs(directory: string, options: TestGuestOptions): string[] {
+  const { guest = 'idle', machine = 'pc-i440fx-7.2', incoming = false, paused = false, args = [] } = options
+  const { ramMiB = guest === 'linux' ? 256 : 16 } = options
+  return [
+    ...['-accel', 'tcg', '-machine', machine, '-m', `${ramMiB}M`],
+    ...['-nodefaults', '-display', 'none', '-serial', 'stdio'],
+    ...(guest === 'linux' ? linuxArgs(options) : romArgs(directory, romImage(guest, ramMiB))),
+    ...(incoming ? ['-incoming', 'defer'] : []),
+    ...(paused ? ['-S'] : []),
+    ...args,
+  ]
+}
+
+function linuxArgs({ initrd = LINUX_GUEST.initrd, append = '' }: TestGuestOptions): string[] {
+  const words = `console=ttyS0 quiet panic=1 ${append}`.trimEnd()
+  return ['-kernel', LINUX_GUEST.kernel, '-initrd', initrd, '-append', words]
 }
 
 function romImage(guest: 'idle' | 'rom' | Uint8Array, ramMiB: number): Uint8Array {
