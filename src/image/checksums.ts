@@ -31,12 +31,16 @@ export function countChunks(present: Bitmap): number {
 
 /** Checksum of a chunk. `bytes`: the chunk, or the shorter end of the block; pages that are not present are cleared in it. */
 export function chunkChecksum(bytes: Uint8Array, mask: number): number {
-  if (mask !== ALL_PAGES) {
-    for (let page = 0, at = 0; at < bytes.length; page++, at += TARGET_PAGE_BYTES) {
-      if ((mask & (1 << page)) === 0) bytes.fill(0, at, at + TARGET_PAGE_BYTES)
-    }
-  }
+  clearAbsent(bytes, mask)
   return crc32(bytes)
+}
+
+/** The file may hold anything where a page is not present. */
+export function clearAbsent(bytes: Uint8Array, mask: number): void {
+  if (mask === ALL_PAGES) return
+  for (let page = 0, at = 0; at < bytes.length; page++, at += TARGET_PAGE_BYTES) {
+    if ((mask & (1 << page)) === 0) bytes.fill(0, at, at + TARGET_PAGE_BYTES)
+  }
 }
 
 /** Checksums of one block as they are kept: eight hexadecimal digits for each chunk that has a page, in order. */

@@ -2,6 +2,7 @@
 // whatever the size of the RAM. Runs on the thread that opens; the image holds one descriptor and no other state.
 
 import { closeSync, fstatSync } from 'node:fs'
+import { crc32 } from 'node:zlib'
 import { ImageError } from '../errors.js'
 import type { Bitmap } from '../ram/bitmap.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
@@ -12,8 +13,8 @@ import {
   CHUNK_PAGES,
   checksumBlock,
   checksumDigits,
-  chunkChecksum,
   chunkMask,
+  clearAbsent,
   countChunks,
   metadataChecksum,
 } from './checksums.js'
@@ -55,10 +56,11 @@ export interface Image {
   /** Checksum of all that is not page data, hexadecimal: tells images apart. Without a sidecar it is calculated. */
   metadataCrc32(): string
   /**
-   * Compares the chunk (64 KiB) in which `page` lies with its checksum; without a sidecar there is nothing to compare.
+   * Reads a chunk (64 KiB, or the shorter end of a block) into `bytes`; pages that the file has not are zeros. With `verify` it
+   * is compared with its checksum; without a sidecar there is nothing to compare.
    * @throws ImageError with block and offset when it is damaged.
    */
-  verifyChunk(blockIndex: number, page: number): void
+  readChunk(blockIndex: number, chunk: number, bytes: Uint8Array, verify: boolean): void
   /** Compares all of the page data. Yields bytes read. @throws ImageError as `verifyChunk`. */
   verify(): Generator<number, void>
   /** Idempotent. */
@@ -103,7 +105,6 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
   if (sidecar !== undefined) compareSidecar(sidecar, file, layout, blocks)
   const checksums =
     sidecar === undefined ? undefined : blocks.map((block, i) => table(block, sidecar.blocks[i]!.crc32))
-  const chunkBuffer = new Uint8Array(CHUNK_BYTES)
   let open = true
   const compare = (blockIndex: number, chunk: number, got: number): void => {
     const expected = checksums![blockIndex]!(chunk)
@@ -128,15 +129,12 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
     vmDescription: layout.vmDescription,
     sidecar,
     metadataCrc32: () => sidecar?.metadataCrc32 ?? metadataCrc32(file, layout),
-    verifyChunk(blockIndex, page) {
-      if (checksums === undefined) return
-      const { length, pagesOffset, present } = blocks[blockIndex]!
-      const chunk = Math.floor(page / CHUNK_PAGES)
-      const mask = chunkMask(present, chunk)
-      if (mask === 0) return
-      const bytes = chunkBuffer.subarray(0, Math.min(CHUNK_BYTES, length - chunk * CHUNK_BYTES))
+    readChunk(blockIndex, chunk, bytes, verify) {
+      const { pagesOffset, present } = blocks[blockIndex]!
       readExactly(file, bytes, pagesOffset + chunk * CHUNK_BYTES, 'page data')
-      compare(blockIndex, chunk, chunkChecksum(bytes, mask))
+      const mask = chunkMask(present, chunk)
+      clearAbsent(bytes, mask)
+      if (verify && checksums !== undefined && mask !== 0) compare(blockIndex, chunk, crc32(bytes))
     },
     *verify() {
       if (checksums === undefined) return

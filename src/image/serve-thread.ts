@@ -1,14 +1,11 @@
-// Entry of the source thread for a parked VM: its RAM is the mapped image, so that nothing is read that is not sent, and
-// many resumes of one image share the page cache.
+// Entry of the source thread for a parked VM: its RAM is read from the image, as it is sent.
 
 import { workerData } from 'node:worker_threads'
 import type { RecordLimits } from '../order/recorder.js'
-import { type Mapping, mapFile } from '../os/mapping.js'
-import { createBitmap } from '../ram/bitmap.js'
-import { numberBlocks, type RamBlock } from '../ram/block.js'
+import { numberBlocks } from '../ram/block.js'
 import { runSource, type Served, type SourceThreadBase } from '../source/run-source.js'
 import { createStoredOrigin } from '../source/stored-origin.js'
-import { CHUNK_PAGES, chunksIn } from './checksums.js'
+import { createChunkReader } from './chunk-reader.js'
 import { openImage } from './image.js'
 
 export interface ServeThreadData extends SourceThreadBase {
@@ -24,42 +21,26 @@ const data = workerData as ServeThreadData
 
 // Before the order to connect comes: what is wrong with the image is known before anybody waits for the guest.
 const image = openImage(data.path)
-const mappings = image.blocks.map(({ length, pagesOffset }) =>
-  mapFile(image.fd, length, { offset: pagesOffset, shared: true, readOnly: true }),
-)
+const chunks = createChunkReader(image, data.verify)
 
-runSource(data, () => mapped(mappings))
+runSource(data, served)
 
-function mapped(ram: readonly Mapping[]): Served {
-  const blocks = numberBlocks(
-    image.blocks.map(({ name, length, pageSize }, i) => ({
-      name,
-      length,
-      pageSize,
-      address: ram[i]!.address,
-    })),
-  )
+function served(): Served {
   const origin = createStoredOrigin({
     devices: image.devices,
     // Postcopy streams have none, and it is not needed; but a QEMU that takes a precopy waits for one.
     vmDescription: image.vmDescription ?? Buffer.from('{"page_size":4096,"devices":[]}'),
     present: image.blocks.map(({ present }) => present),
-    verify: data.verify ? verifier() : () => {},
+    read: ({ index }, page) => chunks.read(index, page),
+    release: chunks.release,
     close() {
-      for (const mapping of ram) mapping.unmap()
+      chunks.close()
       image.close()
     },
   })
+  // They lie nowhere: pages are read into memory that serves them all.
+  const blocks = numberBlocks(
+    image.blocks.map(({ name, length, pageSize }) => ({ name, length, pageSize, address: 0 })),
+  )
   return { origin, blocks, recorded: data.recorded, record: data.record }
-}
-
-/** Each chunk is compared once, just before its first page is sent. */
-function verifier(): (block: RamBlock, page: number) => void {
-  const verified = image.blocks.map(({ length }) => createBitmap(chunksIn(length)))
-  return (block, page) => {
-    const chunk = Math.floor(page / CHUNK_PAGES)
-    if (verified[block.index]!.get(chunk)) return
-    image.verifyChunk(block.index, page)
-    verified[block.index]!.set(chunk)
-  }
 }

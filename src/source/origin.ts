@@ -4,7 +4,7 @@
 import type { StoppedState } from '../guest/guest-messages.js'
 import type { GuestRemote } from '../guest/guest-remote.js'
 import type { Bitmap } from '../ram/bitmap.js'
-import type { RamBlock } from '../ram/block.js'
+import { type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
 import { createDirtyLog } from '../ram/dirty-log.js'
 import { createZeroTest } from '../ram/zero.js'
 import { trace } from '../trace.js'
@@ -14,8 +14,13 @@ export interface Origin {
   begin(populated: readonly Bitmap[]): void
   /** Sets the bit of each page written since; `again` false with the guest stopped for good. */
   collectWritten(written: readonly Bitmap[], again: boolean): void
-  /** Is this page, which holds something, zero all the same? Called just before the page is sent. */
-  isZero(block: RamBlock, page: number): boolean
+  /**
+   * Called just before a page that holds something is sent: the address of its bytes, which must stay as they are until
+   * `release`; 0 when it is zero all the same.
+   */
+  read(block: RamBlock, page: number): number
+  /** So many of the pages that were read are sent. */
+  release(pages: number): void
   /** There is a guest that runs here until it is stopped. */
   readonly runs: boolean
   /** What to add to an error, for people: the destination never ran the guest, or it may have. */
@@ -46,7 +51,8 @@ export function createLiveOrigin(guest: GuestRemote, blocks: readonly RamBlock[]
       for (const block of blocks) if (!block.zeroWhereAbsent) populated[block.index]!.setRange(0, block.pages)
     },
     collectWritten: (written, again) => dirtyLog.collect(written, again),
-    isZero: (block, page) => zeroTests[block.index]!(page),
+    read: (block, page) => (zeroTests[block.index]!(page) ? 0 : block.address + page * TARGET_PAGE_BYTES),
+    release() {},
     stopAndSave: () => guest.stopAndSave(),
     resume() {
       guest.resume()

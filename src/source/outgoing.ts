@@ -252,8 +252,13 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   })
   const { fd, urgentFd } = parts
   const urgentSender = (fd: number): Sender =>
-    createSender(fd, undefined, () => void link.pumpPeer(TO_READ, fd))
-  const sender = createSender(fd, options.ramSectionId, () => void link.pumpPeer(TO_READ, fd))
+    createSender(fd, undefined, () => void link.pumpPeer(TO_READ, fd), parts.origin.release)
+  const sender = createSender(
+    fd,
+    options.ramSectionId,
+    () => void link.pumpPeer(TO_READ, fd),
+    parts.origin.release,
+  )
   let urgent = urgentFd === undefined ? sender : urgentSender(urgentFd)
   let committed = false
   let committedMs = 0
@@ -333,8 +338,9 @@ export function sendPrefix(o: Outgoing): void {
   o.link.pumpUntil(() => o.pongs.has(PING.ready), options.setupTimeoutMs, 'making RAM ready')
 }
 
-function isZero(o: Outgoing, block: RamBlock, page: number): boolean {
-  return !o.populated[block.index]!.get(page) || o.origin.isZero(block, page)
+/** Where the bytes of the page are; 0 when it is zero. */
+function read(o: Outgoing, block: RamBlock, page: number): number {
+  return o.populated[block.index]!.get(page) ? o.origin.read(block, page) : 0
 }
 
 /** Puts the page that `order` has picked into a sender. */
@@ -344,11 +350,12 @@ export function sendPick(o: Outgoing, sender: Sender = o.sender): void {
   const block = o.blocks[blockIndex]!
   const before = sender.bytes
   for (let p = page; p < page + pages; p++) {
-    if (isZero(o, block, p)) {
+    const address = read(o, block, p)
+    if (address === 0) {
       sender.zeroPage(block, p)
       if (!again) o.stats.pagesZero++
     } else {
-      sender.page(block, p)
+      sender.page(block, p, address)
       if (!again) o.stats.pagesNormal++
     }
   }

@@ -87,7 +87,8 @@ function stagedOrigin(isZero: (page: number) => boolean): Origin {
   return {
     begin: (populated) => populated[0]!.setRange(0, PAGES),
     collectWritten: (written) => written[0]!.set(1),
-    isZero: (_, page) => isZero(page),
+    read: (block, page) => (isZero(page) ? 0 : block.address + page * TARGET_PAGE_BYTES),
+    release() {},
     stopAndSave: () => ({ stoppedAt, devices: new Uint8Array(1024) }),
     resume() {},
     runs: true,

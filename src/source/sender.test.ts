@@ -35,10 +35,18 @@ function pipe(t: TestContext) {
       chunks.push(Buffer.from(buffer.bytes.subarray(0, count)))
     }
   }
-  const sender = createSender(near, 1, () => {
-    fullTimes++
-    readAll()
-  })
+  let pagesSent = 0
+  const sender = createSender(
+    near,
+    1,
+    () => {
+      fullTimes++
+      readAll()
+    },
+    (pages) => {
+      pagesSent += pages
+    },
+  )
   const ram = mapAnonymous(PAGES * PAGE)
   const [a, b] = numberBlocks([
     { name: 'a', length: ram.length / 2, pageSize: PAGE, address: ram.address },
@@ -66,6 +74,7 @@ function pipe(t: TestContext) {
     memory: viewOf(ram.address, ram.length),
     received,
     fullTimes: () => fullTimes,
+    pagesSent: () => pagesSent,
   }
 }
 
@@ -81,14 +90,14 @@ function itemsOf(stream: Buffer): StreamItem[] {
 }
 
 test('many pages of two blocks, through a full socket, byte for byte', options, async (t) => {
-  const { sender, a, b, memory, received, fullTimes } = pipe(t)
+  const { sender, a, b, memory, received, fullTimes, pagesSent } = pipe(t)
   for (let i = 0; i < memory.length; i += 512) memory[i] = 1 + ((i / 512) % 251)
   const sent: string[] = []
   sender.control(opening)
   for (let page = 0; page < PAGES / 2; page++) {
     for (const block of page % 7 === 0 ? [a, b] : [a]) {
       if (page % 5 === 0) sender.zeroPage(block, page)
-      else sender.page(block, page)
+      else sender.page(block, page, block.address + page * PAGE)
       sent.push(`${block.name[0]} ${page} ${page % 5 === 0 ? 'zero' : 'page'}`)
     }
     if (page % 100 === 99) sender.control(encodeCommand({ name: 'PING', value: page }))
@@ -99,6 +108,7 @@ test('many pages of two blocks, through a full socket, byte for byte', options, 
   const stream = await received()
   assert.equal(stream.length, sender.bytes)
   assert(fullTimes() > 0, 'the socket was never full: nothing was tested')
+  assert.equal(pagesSent(), sent.filter((what) => what.endsWith('page')).length)
 
   const records = itemsOf(stream).flatMap((item) => (item.kind === 'ram-record' ? [item.record] : []))
   let name = ''

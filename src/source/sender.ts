@@ -23,7 +23,8 @@ const IOVECS = LIMITS.sendPairsMax * 2
 export interface Sender {
   /** Complete control records: commands, sections, … Closes an open RAM section first. */
   control(bytes: Uint8Array): void
-  page(block: RamBlock, page: number): void
+  /** @param address of its bytes, which stay as they are until it is sent */
+  page(block: RamBlock, page: number, address: number): void
   zeroPage(block: RamBlock, page: number): void
   /** Ends the RAM section that `page` or `zeroPage` opened, if any. */
   closeSection(): void
@@ -40,8 +41,16 @@ export interface Sender {
   close(): void
 }
 
-/** @param ramSectionId undefined on the channel for urgent pages, which has page records and nothing around them. */
-export function createSender(fd: number, ramSectionId: number | undefined, whenFull: () => void): Sender {
+/**
+ * @param ramSectionId undefined on the channel for urgent pages, which has page records and nothing around them
+ * @param whenSent told how many of the pages that were given are with the kernel
+ */
+export function createSender(
+  fd: number,
+  ramSectionId: number | undefined,
+  whenFull: () => void,
+  whenSent: (pages: number) => void,
+): Sender {
   const staging = mapAnonymous(STAGING_BYTES)
   const stage = viewOf(staging.address, STAGING_BYTES)
   const stageView = new DataView(stage.buffer, stage.byteOffset, STAGING_BYTES)
@@ -56,6 +65,7 @@ export function createSender(fd: number, ramSectionId: number | undefined, whenF
   let count = 0 // iovec entries in use
   let staged = 0 // staging bytes in use
   let segment = 0 // where the staging bytes begin that are not in the iovec yet
+  let pages = 0 // that are named in it
   let bytes = 0
   let inSection = false
   let lastBlock: RamBlock | undefined
@@ -86,6 +96,8 @@ export function createSender(fd: number, ramSectionId: number | undefined, whenF
     count = 0
     staged = 0
     segment = 0
+    if (pages > 0) whenSent(pages)
+    pages = 0
   }
 
   /** Steps over `sent` bytes of the iovec; shortens the entry that went in part. Returns the first entry left. */
@@ -176,10 +188,11 @@ export function createSender(fd: number, ramSectionId: number | undefined, whenF
       closeSection()
       append(record)
     },
-    page(block, page) {
+    page(block, page, address) {
       header(block, page, RAM_FLAGS.PAGE)
       closeSegment()
-      entry(block.address + page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
+      entry(address, TARGET_PAGE_BYTES)
+      pages++
       bytes += TARGET_PAGE_BYTES
     },
     zeroPage(block, page) {

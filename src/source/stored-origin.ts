@@ -11,21 +11,18 @@ export interface StoredState {
   readonly vmDescription: Uint8Array
   /** One bitmap a RAM block, one bit a target page: it is stored. All others are zero. */
   readonly present: readonly Bitmap[]
-  /** Called before a page is sent. @throws ImageError when it is not what was stored. */
-  verify(block: RamBlock, page: number): void
+  /** As `Origin` has them. @throws ImageError when the page is not what was stored. */
+  read(block: RamBlock, page: number): number
+  release(pages: number): void
   close(): void
 }
 
-export function createStoredOrigin({ devices, vmDescription, present, verify, close }: StoredState): Origin {
+export function createStoredOrigin({ devices, vmDescription, present, ...parts }: StoredState): Origin {
   return {
     begin(populated) {
       for (const [i, bitmap] of populated.entries()) bitmap.words.set(present[i]!.words)
     },
     collectWritten() {},
-    isZero(block, page) {
-      verify(block, page)
-      return false // what is stored holds something; where zeros were there is nothing
-    },
     stopAndSave: () => ({ stoppedAt: { monotonicUs: monotonicUs(), realtimeUs: realtimeUs() }, devices }),
     resume() {},
     runs: false,
@@ -36,6 +33,8 @@ export function createStoredOrigin({ devices, vmDescription, present, verify, cl
     pushZeroPages: false,
     saysStopTime: false,
     vmDescription,
-    close,
+    read: parts.read, // what is stored holds something; where zeros were there is nothing
+    release: parts.release,
+    close: parts.close,
   }
 }

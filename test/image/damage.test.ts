@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { closeSync, openSync, readFileSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
 import { type TestContext, test } from 'node:test'
 import { ImageError } from '../../src/errors.js'
+import { createChunkReader } from '../../src/image/chunk-reader.js'
 import { convertStream } from '../../src/image/convert.js'
 import { openImage } from '../../src/image/image.js'
 import { inspectFile } from '../../src/image/inspect.js'
@@ -158,10 +159,12 @@ test('damaged page data is refused when it is verified, and the pages are named'
     const error = refusal(() => openAndVerify(image.path))
     assert.ok(error.message.includes(`block ${name}, pages ${page - (page % 16)} to`), error.message)
     assert.ok(error.offset <= at && at < error.offset + 65_536)
-    assert.equal(refusal(() => opened.verifyChunk(index, page)).offset, error.offset)
+    const chunks = createChunkReader(opened, true)
+    assert.equal(refusal(() => chunks.read(index, page)).offset, error.offset)
     assert.equal(refusal(() => inspectFile(image.path, { verify: true })).offset, error.offset)
     restore()
-    opened.verifyChunk(index, page)
+    chunks.read(index, page) // it is looked at again
+    chunks.close()
   }
 })
 
