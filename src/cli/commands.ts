@@ -22,7 +22,7 @@ import {
   withDefault,
 } from './options.js'
 import { TLS_CONNECT_OPTIONS, TLS_LISTEN_OPTIONS, TLS_NOTE } from './tls-options.js'
-import { count, duration, durationOrForever, oneOf, size, text } from './values.js'
+import { count, duration, durationOrForever, oneOf, size, stallBudget, text } from './values.js'
 
 export interface Command extends OperandShape {
   readonly summary: string
@@ -151,6 +151,11 @@ export const RESUME_OPTIONS = {
     duration,
     '500ms',
     'for a guest that never ceases to ask, wait no longer than this',
+  ),
+  'stall-budget': optional(
+    'TIME/s',
+    stallBudget,
+    'what the VM may wait for pages, like 50ms/s: other pages then go less often; the report says if it could not be kept',
   ),
   'max-bandwidth': withDefault('SIZE', size, '0', 'bytes a second for pages nobody asked for; 0 is no limit'),
   order: withDefault('NAME', oneOf(ORDER_CHOICES), 'adaptive', 'in which order pages go'),

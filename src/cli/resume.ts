@@ -71,6 +71,7 @@ const options = (values: ResumeValues) => ({
   push: !values['no-push'],
   quietMs: values['quiet-time'],
   patienceMs: values.patience,
+  ...(values['stall-budget'] === undefined ? {} : { stallMsPerSecond: values['stall-budget'] }),
   maxBandwidth: values['max-bandwidth'],
   order: values.order,
   aroundPages: values['around-pages'],
@@ -217,10 +218,10 @@ function print(
   demand: DemandReport,
   { resumedMs, recover }: Outcome = {},
 ): void {
-  const { ok, error, totalMs, pages, requests, bytes: sent } = report
+  const { ok, error, totalMs, pages, requests, bytes: sent, stall } = report
   if (values.json) {
     const how = { ok, error, resumedMs: resumedMs ?? null, recover, totalMs }
-    const fields = { ...how, pages, requests, bytes: sent, demand }
+    const fields = { ...how, pages, requests, bytes: sent, stall, demand }
     process.stdout.write(`${JSON.stringify(fields, undefined, 2)}\n`)
   } else if (ok) {
     const asked = `${counted(requests, 'request')}, ${number(pages.requested)} pages answered`
@@ -228,8 +229,12 @@ function print(
       `all RAM is in after ${milliseconds(totalMs)}: ${bytes(sent)}, ${number(pages.normal)} pages; ${asked}`,
     )
   }
+  if (ok && stall !== undefined && !values.json) say(stallText(stall))
   sayDemand(demand)
 }
+
+const stallText = ({ waitedMs, missedMs }: NonNullable<SourceReport['stall']>): string =>
+  `the VM waited about ${milliseconds(waitedMs)} for pages, ${missedMs === 0 ? 'within the budget' : `for ${milliseconds(missedMs)} over the budget, which could not be kept`}`
 
 function sayDemand({ run, workingSet, written, notWritten }: DemandReport): void {
   if (notWritten !== null) say(`the working set was not written: ${notWritten}`)

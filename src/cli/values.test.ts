@@ -1,7 +1,17 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { UsageError } from '../errors.js'
-import { count, duration, durationOrForever, oneOf, type Read, range, share, size } from './values.js'
+import {
+  count,
+  duration,
+  durationOrForever,
+  oneOf,
+  type Read,
+  range,
+  share,
+  size,
+  stallBudget,
+} from './values.js'
 
 const MiB = 1024 * 1024
 
@@ -19,6 +29,8 @@ const GOOD: [Read<unknown>, string, unknown][] = [
   [durationOrForever, 'forever', Number.POSITIVE_INFINITY],
   [count(1), '7', 7],
   [share, '0.5', 0.5],
+  [stallBudget, '50ms/s', 50],
+  [stallBudget, '5%', 50],
   [share, '50%', 0.5],
   [range, '1M-100M', { start: MiB, end: 100 * MiB }],
   [oneOf(['now', 'never']), 'now', 'now'],
@@ -37,6 +49,8 @@ const BAD: [Read<unknown>, string][] = [
   [count(), '1.5'],
   [share, '2'],
   [share, '150%'],
+  [stallBudget, '50ms'],
+  [stallBudget, '5'],
   [range, '1M'],
   [range, '1M-2M-3M'],
   [oneOf(['now', 'never']), 'soon'],

@@ -26,6 +26,14 @@ export const duration: Read<number> = (text) => {
   return Number(digits) * DURATION_UNITS_MS[unit.toLowerCase() as keyof typeof DURATION_UNITS_MS]
 }
 
+/** Milliseconds in each second: `50ms/s`, or as `5%`. */
+export const stallBudget: Read<number> = (text) => {
+  if (text.endsWith('%')) return share(text) * 1000
+  return text.endsWith('/s')
+    ? duration(text.slice(0, -2))
+    : wanted('a time in each second like 50ms/s, or 5%', text)
+}
+
 /** A time, or `forever`, which is Infinity. */
 export const durationOrForever: Read<number> = (text) =>
   text === 'forever' ? Number.POSITIVE_INFINITY : duration(text)

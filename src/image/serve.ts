@@ -17,6 +17,8 @@ export interface ServeOptions extends DemandOptions {
   readonly quietMs?: number
   /** A guest that never ceases to ask holds them up for no longer than this, ms. Default 500. */
   readonly patienceMs?: number
+  /** What the VM's threads may wait for pages, ms in each second, all together: then pages that were not asked for go less often. */
+  readonly stallMsPerSecond?: number
   /** Pages in the group that a demanded page brings, where the order says that it does. Default 64. */
   readonly aroundPages?: number
   /** Bytes a second for pages that were not asked for; 0 (default) is no limit. */
@@ -71,7 +73,9 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
     preempt = false,
     mapped,
     aroundPages,
+    stallMsPerSecond,
   } = options
+  if (stallMsPerSecond !== undefined) assertAtLeastZero({ stallMsPerSecond })
   if (silenceTimeoutMs !== undefined) assertAtLeastZero({ silenceTimeoutMs })
   assertAtLeastZero({
     quietMs,
@@ -112,7 +116,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         recoverTimeMs,
         silenceTimeoutMs,
         order: orderSpec(order, aroundPages),
-        push: { on: push, quietMs, patienceMs },
+        push: { on: push, quietMs, patienceMs, stallMsPerSecond },
       },
     },
   })

@@ -27,6 +27,7 @@ import type { Origin } from './origin.js'
 import { createPacer, type Pacer } from './pacer.js'
 import type { SOURCE_STATS } from './report.js'
 import { createSender, type Sender } from './sender.js'
+import { createStallBudget, type StallBudget } from './stall-budget.js'
 import type { SOURCE_STATUS } from './status.js'
 import { askForUrgent } from './urgent.js'
 import { createPushWindow, type PushWindow } from './window.js'
@@ -88,6 +89,8 @@ export interface OutgoingOptions {
   readonly push: {
     /** False: nothing; pages are served on demand until the destination closes the connection. */
     readonly on: boolean
+    /** What all threads of the guest may wait for pages, ms in each second; undefined: as long as it takes. */
+    readonly stallMsPerSecond?: number | undefined
   } & YieldingOptions
 }
 
@@ -122,6 +125,8 @@ export interface Outgoing {
   committed: boolean
   /** Whether background pages should wait for the guest's. */
   readonly yielding: Yielding
+  /** What the guest may wait for pages, where there is a limit. */
+  readonly stall: StallBudget | undefined
   /** When `committed` was set, ms of `monotonicMs`. */
   readonly committedMs: number
   /** Bytes sent over connections that are lost. */
@@ -187,6 +192,8 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const pongs = new Map<number, number>()
 
   const yielding = createYielding(options.push)
+  const { stallMsPerSecond } = options.push
+  const stall = stallMsPerSecond === undefined ? undefined : createStallBudget(stallMsPerSecond)
   function onRequest(name: string, start: number, length: number): void {
     stats.requests++
     yielding.noteRequest(link.wokenMs)
@@ -288,6 +295,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     recovery: undefined,
     pongs,
     yielding,
+    stall,
     get committedMs() {
       return committedMs
     },

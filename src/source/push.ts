@@ -23,7 +23,7 @@ export function pushRemaining(o: Outgoing): void {
     const nowMs = o.link.wokenMs
     const room = o.window.room(o.yielding.asking(nowMs))
     const likely = o.order.anyLikely()
-    const pauseMs = Math.max(o.pacer.waitMs(nowMs), likely ? loadMsLeft(o, nowMs) : o.yielding.waitMs(nowMs))
+    const pauseMs = Math.max(o.pacer.waitMs(nowMs), likely ? loadMsLeft(o, nowMs) : politeMs(o, nowMs))
     if (room > 0 && pauseMs === 0) {
       const bytes = likely
         ? pushChunk(o, Math.max(room, LIKELY_BYTES), o.order.nextLikely)
@@ -61,6 +61,10 @@ function endUrgent(o: Outgoing): void {
   }
 }
 
+/** What nobody needs yet gives way to the guest. */
+const politeMs = (o: Outgoing, nowMs: number): number =>
+  Math.max(o.yielding.waitMs(nowMs), o.stall?.pauseMs(nowMs) ?? 0)
+
 /** What is likely to be asked for does not wait until nothing is; but the guest has no use for it before it runs. */
 const loadMsLeft = (o: Outgoing, nowMs: number): number =>
   o.pongs.has(PING.loaded) ? 0 : Math.max(0, Math.ceil(o.committedMs + LIKELY_HOLD_MS - nowMs))
@@ -82,10 +86,15 @@ export function serveOnDemand(o: Outgoing): void {
 /** All that is asked for now goes out in one call; what is asked meanwhile is next. */
 function serveRequests(o: Outgoing): void {
   if (o.order.queued === 0) return
+  const before = o.stats.pagesRequested
   while (o.order.nextRequested()) sendPick(o, o.urgent)
   o.urgent.closeSection()
   o.urgent.flush()
+  o.stall?.waited((o.stats.pagesRequested - before) * waitMs(o))
 }
+
+/** How long somebody waits for a page that was asked for when `pump` woke up, and is sent now. */
+const waitMs = (o: Outgoing): number => monotonicUs() / 1000 - o.link.wokenMs + o.window.roundTripUs / 1000
 
 /** The next pages, up to `room` bytes. Returns the bytes. */
 function pushChunk(o: Outgoing, room: number, next: () => boolean): number {

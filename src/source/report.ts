@@ -51,4 +51,9 @@ export interface SourceReport {
   /** Connections that it ended with: 2 where requested pages had one of their own. */
   readonly channels: 1 | 2
   readonly bytes: number
+  /**
+   * Where what the guest may wait for pages was limited: what it waited in all, as seen from the source, and for how long more
+   * than that although the push had the least it can have, ms.
+   */
+  readonly stall?: { readonly waitedMs: number; readonly missedMs: number }
 }

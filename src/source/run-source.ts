@@ -31,6 +31,7 @@ import { pushRemaining, serveOnDemand } from './push.js'
 import { type Before, canRecover, type Reconnecting, recover } from './recover.js'
 import { rehearse } from './rehearse.js'
 import { SOURCE_STATS, type SourceReport } from './report.js'
+import type { StallBudget } from './stall-budget.js'
 import type { SourceThreadMessage } from './start-source.js'
 import { SOURCE_STATUS } from './status.js'
 import { completePrecopy, switchToPostcopy } from './switchover.js'
@@ -227,6 +228,7 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
       requests: stats.requests,
       channels: p.urgentFd === undefined ? 1 : 2,
       bytes: stats.bytesSent,
+      ...(outgoing?.stall === undefined ? {} : { stall: stallOf(outgoing.stall) }),
     }
   }
 
@@ -250,6 +252,11 @@ function release({ outgoing, fd, urgentFd = -1 }: Progress): void {
   releaseChannel(fd)
   releaseChannel(urgentFd)
 }
+
+const stallOf = ({ waitedMs, missedMs }: StallBudget): NonNullable<SourceReport['stall']> => ({
+  waitedMs,
+  missedMs,
+})
 
 function recorderFor(
   p: Progress,

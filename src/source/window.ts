@@ -33,6 +33,8 @@ export interface PushWindow {
   readonly windowBytes: number
   /** A round trip is so long that a lost packet is worth a second copy of a page that somebody waits for. */
   readonly isSlow: boolean
+  /** How long what is sent now takes until it is confirmed, µs: as the last chunk did, or without a queue; 0 before any was. */
+  readonly roundTripUs: number
   /** How fast the destination takes what is pushed: bytes a second while any are on their way; 0 before any have arrived. */
   readonly bytesPerSecond: number
 }
@@ -56,9 +58,11 @@ export function createPushWindow(): PushWindow {
   let busyUs = 0
   let windowBytes = WINDOW_BYTES_START
   let roundTripUsMin = Number.POSITIVE_INFINITY
+  let roundTripUsLast = 0
 
   function adapt(chunk: Chunk, nowUs: number): void {
     const roundTripUs = nowUs - chunk.sentUs
+    roundTripUsLast = roundTripUs
     roundTripUsMin = Math.min(roundTripUsMin, roundTripUs)
     const bytesPerUs = (arrivedBytes - chunk.arrivedBytes) / Math.max(1, nowUs - chunk.arrivedUs)
     if (!chunk.full && bytesPerUs <= rate.value) return
@@ -76,6 +80,9 @@ export function createPushWindow(): PushWindow {
     },
     get isSlow() {
       return roundTripUsMin >= SLOW_ROUND_TRIP_US
+    },
+    get roundTripUs() {
+      return flying.size > 0 ? roundTripUsLast : Math.min(roundTripUsLast, roundTripUsMin)
     },
     get bytesPerSecond() {
       return busyUs === 0 ? 0 : (arrivedBytes / busyUs) * 1e6
