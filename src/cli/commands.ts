@@ -266,7 +266,8 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       'The program is the QEMU command of the save: the same machine, memory and devices. -incoming defer and a QMP socket ' +
         'are added. QEMU runs in the foreground; its RAM is served on demand, and the rest behind it.',
       'One image can be resumed many times at once.',
-      'The first run notes which pages the VM asks for, until it has asked for nothing new in a second, in IMAGE.workingset.json; ' +
+      'The first run notes which pages the VM asks for, until it has asked for nothing new in a second, in IMAGE.workingset.json (the next ' +
+        'one, too, if it ended before); ' +
         'later ones send these first. Runs with --record add to it. It is bound to the image: of another one it is ignored. ' +
         'With --record --no-push it is complete, and good for replay.',
       orderNote(

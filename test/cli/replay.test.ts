@@ -18,7 +18,7 @@ async function recorded(t: Parameters<typeof temporaryDirectory>[0]) {
   image.close()
   const pages = Uint32Array.from({ length: 100 }, (_, i) => (i * 7) % 1000)
   const atUs = pages.map((_, i) => 2000 + 150 * i)
-  demand.take({ pages, atUs, late: 0, ahead: 0, bytesPerSecond: 0, loadedMs: 3 })
+  demand.take({ pages, atUs, late: 0, ahead: 0, bytesPerSecond: 0, loadedMs: 3, settled: true })
   return { path, file: workingSetPath(path) }
 }
 
