@@ -319,7 +319,7 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     options: REPLAY_OPTIONS,
     operands: ['TRACE'],
     notes: [
-      'A trace is a working set with its times, as resume --record writes it: IMAGE.workingset.json. Of a run with --no-push it has ' +
+      'A trace is a working set with its times, as resume --record writes it: IMAGE.workingset.json, or IMAGE for that. Of a run with --no-push it has ' +
         'every page that the guest touched. The guest of the model touches one page after the other and calculates in between as ' +
         'long as it did then; a page that is there costs nothing, and one that is not what a fault cost then, with --round-trip ' +
         'and what is on the link before it on top.',

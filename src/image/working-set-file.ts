@@ -2,10 +2,10 @@
 // the main thread. It only says what to send first: an image is whole without it, and what is wrong with it costs time, no
 // more. So it is not forced to disk: its checksum says whether it came there.
 
-import { renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { deflateRawSync, inflateRawSync } from 'node:zlib'
-import { ImageError } from '../errors.js'
+import { ImageError, UsageError } from '../errors.js'
 import { LIMITS } from '../limits.js'
 import { ORDER_NAMES, type OrderName } from '../order/orders.js'
 import type { DemandRecord } from '../order/recorder.js'
@@ -203,15 +203,12 @@ function unpack(packed: string, bytes: number, where: string, { refuse }: Parsed
   return new Uint8Array(unpacked).buffer
 }
 
-/** Any working set, wherever it is. @throws ImageError when it is damaged; UsageError when it is not there. */
+/** Any working set; of an image, that which lies beside it. @throws ImageError when it is damaged; UsageError when it is not there. */
 export function readTrace(path: string): WorkingSetFile {
-  const json = readBounded(path, 'working set', LIMITS.workingSetBytesMax)
-  if (json === undefined) return onFile('open', path, () => fail('ENOENT'))
-  return parseWorkingSet(json, path)
-}
-
-function fail(code: string): never {
-  throw Object.assign(new Error(code), { code })
+  const file = existsSync(workingSetPath(path)) ? workingSetPath(path) : path
+  const json = readBounded(file, 'working set', LIMITS.workingSetBytesMax)
+  if (json === undefined) throw new UsageError(`there is no ${file}`)
+  return parseWorkingSet(json, file)
 }
 
 /** What a working set belongs to: taken when the image is opened, and good when the file has been replaced meanwhile. */

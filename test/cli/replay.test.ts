@@ -55,9 +55,12 @@ test('inspect shows the working set', { timeout: 60_000 }, async (t) => {
 
 test('what cannot be replayed is refused with the reason', { timeout: 60_000 }, async (t) => {
   const { path, file } = await recorded(t)
-  assert.equal((await run('replay', `${file}.no`)).code, 2)
-  const image = await run('replay', path)
-  assert.equal(image.code, 1)
-  assert.match(image.err, /working set is not JSON/)
+  const absent = await run('replay', `${file}.no`)
+  assert.equal(absent.code, 2)
+  assert.match(absent.err, /there is no .*\.no/)
+  assert.equal((await run('replay', path)).code, 0, 'an image stands for its working set')
+  const other = await run('replay', `${path}.json`)
+  assert.equal(other.code, 1)
+  assert.match(other.err, /working set field /)
   assert.equal((await run('replay', file, '--around-pages', '3')).code, 2)
 })
