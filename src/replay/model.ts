@@ -32,6 +32,8 @@ export interface Conditions {
   readonly loadedMs: number
   /** Background pages go only when this long nobody has asked for a page, ms. */
   readonly quietMs: number
+  /** The source sleeps meanwhile, and wakes so much later than it wanted to, µs. */
+  readonly wakeUs: number
   /** Bytes a second that source, link and destination carry together. */
   readonly bandwidth: number
   /** What a fault cost when the trace was taken, µs: the guest's time between two faults is the rest. */
@@ -89,7 +91,8 @@ interface ModelSource {
 
 function createModelSource(trace: Trace, conditions: Conditions): ModelSource {
   const { blocks, present, pages } = trace
-  const { spec, recorded, quietMs, bandwidth, faultUs } = conditions
+  const { spec, recorded, bandwidth, faultUs, wakeUs } = conditions
+  const quietUs = conditions.quietMs * 1000
   const loadedUs = Math.min(conditions.loadedMs, LIKELY_HOLD_MS) * 1000
   const usPerByte = 1e6 / bandwidth
   const oneWayUs = faultUs / 2
@@ -141,6 +144,12 @@ function createModelSource(trace: Trace, conditions: Conditions): ModelSource {
     pongs.push({ value: chunk++, atUs: linkFreeUs + 2 * oneWayUs })
   }
 
+  /** When the scan may go. */
+  function quietAtUs(): number {
+    const atUs = lastRequestUs + quietUs
+    return atUs <= nowUs ? nowUs : atUs + wakeUs
+  }
+
   /** The push, as `source/push.ts` does it, up to `untilUs`. */
   function pushUntil(untilUs: number): void {
     for (;;) {
@@ -148,7 +157,7 @@ function createModelSource(trace: Trace, conditions: Conditions): ModelSource {
       const likely = spec !== undefined && order.anyLikely()
       if (spec === undefined || (!likely && !order.anyScanned())) break
       const room = window.room()
-      const readyUs = Math.max(nowUs, likely ? loadedUs : lastRequestUs + quietMs * 1000)
+      const readyUs = likely ? Math.max(nowUs, loadedUs) : quietAtUs()
       const nextUs = room > 0 ? readyUs : Math.max(readyUs, pongs[0]!.atUs)
       if (nextUs >= untilUs) break
       nowUs = nextUs
