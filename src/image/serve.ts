@@ -55,13 +55,8 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
     recoverTimeMs,
     recordMaxMs: options.recordMaxMs ?? 0,
   })
-  const image = openImage(path)
-  const { capabilities: _, ...configuration } = image.configuration
-  const memoryBytes = image.blocks.reduce((sum, { length }) => sum + length, 0)
-  const { machine, ramSectionId } = image
-  const demand = createDemand(image, options)
+  const { machine, memoryBytes, configuration, ramSectionId, demand } = lookInto(path, options)
   const { order, recorded, record } = demand
-  image.close()
   const source = startSource<ServeThreadData>({
     thread: new URL('./serve-thread.js', import.meta.url),
     tls: options.tls,
@@ -88,4 +83,16 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
     },
   })
   return { machine, memoryBytes, source, demand: demand.report }
+}
+
+function lookInto(path: string, options: DemandOptions) {
+  const image = openImage(path)
+  try {
+    const { capabilities: _, ...configuration } = image.configuration
+    const memoryBytes = image.blocks.reduce((sum, { length }) => sum + length, 0)
+    const { machine, ramSectionId } = image
+    return { machine, memoryBytes, configuration, ramSectionId, demand: createDemand(image, options) }
+  } finally {
+    image.close()
+  }
 }
