@@ -287,7 +287,8 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       'The program is the QEMU command of the save: the same machine, memory and devices. -incoming defer and a QMP socket ' +
         'are added. QEMU runs in the foreground; its RAM is served on demand, and the rest behind it.',
       'One image can be resumed many times at once.',
-      'The first run notes which pages the VM asks for, until it has asked for nothing new in a second, in IMAGE.workingset.json; ' +
+      'The first run notes which pages the VM asks for, until it has asked for nothing new in a second, in IMAGE.workingset.json (the next ' +
+        'one, too, if it ended before); ' +
         'later ones send these first. Runs with --record add to it. It is bound to the image: of another one it is ignored. ' +
         'With --record --no-push it is complete, and good for replay.',
       orderNote(
@@ -343,7 +344,7 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     options: REPLAY_OPTIONS,
     operands: ['TRACE'],
     notes: [
-      'A trace is a working set with its times, as resume --record writes it: IMAGE.workingset.json. Of a run with --no-push it has ' +
+      'A trace is a working set with its times, as resume --record writes it: IMAGE.workingset.json, or IMAGE for that. Of a run with --no-push it has ' +
         'every page that the guest touched. The guest of the model touches one page after the other and calculates in between as ' +
         'long as it did then; a page that is there costs nothing, and one that is not what a fault cost then, with --round-trip ' +
         'and what is on the link before it on top.',

@@ -81,7 +81,7 @@ function describeWorkingSet({ workingSet, workingSetProblem }: InspectReport): s
   const rate = last.hitRate === null ? '' : `, ${Math.round(100 * last.hitRate)} % came in time`
   return [
     `${counted(pages, 'page')} in ${counted(ranges, 'range')}, ${bytes(size)}, within ${milliseconds(spanMs)}`,
-    `${counted(records, 'record')}${often}; the last at ${recorded.at} on ${recorded.host}, order ${recorded.order}`,
+    `${counted(records, 'record')}${often}; the last at ${recorded.at} on ${recorded.host}, order ${recorded.order}${recorded.settled ? '' : ', cut short: the next run adds to it'}`,
     `last run at ${last.at} on ${last.host}, order ${last.order}: ${number(last.ahead)} ahead, ${number(last.late)} late, ${number(last.missed)} missed${rate}`,
   ]
 }

@@ -21,8 +21,9 @@ export interface DemandOptions {
   /** In which order pages go: a name of `ORDERS`. Default `adaptive`. */
   readonly order?: OrderChoice
   /**
-   * Add to the working set beside the image which pages the VM asks for. By default that is done when there is none, and the
-   * order does not bring pages that nobody asked for around those that somebody did; with false nothing is written.
+   * Add to the working set beside the image which pages the VM asks for. By default that is done when there is none yet, or
+   * the run that recorded it ended before the VM had settled, and the order does not bring pages that nobody asked for around
+   * those that somebody did; with false nothing is written.
    */
   readonly record?: boolean
   /** A record ends after this time, ms, if the VM has not settled before. Default 10000. */
@@ -69,13 +70,10 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
   const file = workingSetPath(image.path)
   const identity = identify(image)
   const { known, ignored } = readIfSound(identity)
-  const order = chooseOrder(
-    choice,
-    known !== undefined ? 'record' : wanted === false ? 'nothing' : 'recording',
-  )
+  const order = chooseOrder(choice, stateOf(known, wanted !== false))
   // Neighbours that come along are never asked for: a record of them would lack most of what the VM needs.
   const complete = !push || !ORDERS[order].around
-  const keep = wanted ?? (known === undefined && complete)
+  const keep = wanted ?? (known?.recorded.settled !== true && complete)
   const how = push ? order : 'on-demand'
   let run: DemandReport['run'] = null
   let written: DemandReport['written'] = null
@@ -105,6 +103,11 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
       notWritten,
     }),
   }
+}
+
+function stateOf(known: WorkingSetFile | undefined, recording: boolean): Parameters<typeof chooseOrder>[1] {
+  if (known === undefined) return recording ? 'recording' : 'nothing'
+  return known.recorded.settled || !recording ? 'record' : 'unsettled'
 }
 
 function readIfSound(identity: ImageIdentity): {

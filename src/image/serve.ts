@@ -85,14 +85,8 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
     recoverTimeMs,
     recordMaxMs: options.recordMaxMs ?? 0,
   })
-  const image = openImage(path)
-  const { capabilities: _, ...configuration } = image.configuration
-  const memoryBytes = image.blocks.reduce((sum, { length }) => sum + length, 0)
-  const { machine, ramSectionId } = image
-  const demand = createDemand(image, options)
+  const { machine, memoryBytes, identity, configuration, ramSectionId, demand } = lookInto(path, options)
   const { order, recorded, record } = demand
-  const identity = identityOf(image)
-  image.close()
   const source = startSource<ServeThreadData>({
     thread: new URL('./serve-thread.js', import.meta.url),
     tls: options.tls,
@@ -121,4 +115,17 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
     },
   })
   return { machine, memoryBytes, identity, source, demand: demand.report }
+}
+
+function lookInto(path: string, options: DemandOptions) {
+  const image = openImage(path)
+  try {
+    const { capabilities: _, ...configuration } = image.configuration
+    const memoryBytes = image.blocks.reduce((sum, { length }) => sum + length, 0)
+    const { machine, ramSectionId } = image
+    const [identity, demand] = [identityOf(image), createDemand(image, options)]
+    return { machine, memoryBytes, identity, configuration, ramSectionId, demand }
+  } finally {
+    image.close()
+  }
 }

@@ -2,10 +2,10 @@
 // the main thread. It only says what to send first: an image is whole without it, and what is wrong with it costs time, no
 // more. So it is not forced to disk: its checksum says whether it came there.
 
-import { renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { deflateRawSync, inflateRawSync } from 'node:zlib'
-import { ImageError } from '../errors.js'
+import { ImageError, UsageError } from '../errors.js'
 import { LIMITS } from '../limits.js'
 import { ORDER_NAMES, type OrderName } from '../order/orders.js'
 import type { DemandRecord } from '../order/recorder.js'
@@ -52,6 +52,8 @@ export interface Run {
   readonly bytesPerSecond: number
   /** When the device state was loaded, ms after the guest could run; 0 when that is not known. */
   readonly loadedMs: number
+  /** It went on until nothing new was asked for; otherwise the guest ended before. */
+  readonly settled: boolean
 }
 
 export interface WorkingSetBlock {
@@ -65,7 +67,7 @@ export interface WorkingSetFile extends WorkingSet {
   /** What the image was when it was recorded: length in bytes, and the checksum of its metadata. */
   readonly image: { readonly bytes: number; readonly metadataCrc32: string }
   readonly blocks: readonly WorkingSetBlock[]
-  /** The run that recorded last. */
+  /** The run that recorded last: of those that settled, if any did. */
   readonly recorded: Run
   /** The last run. */
   readonly last: Run
@@ -137,6 +139,7 @@ const RUN: Fields = {
   missed: count,
   bytesPerSecond: count,
   loadedMs: count,
+  settled: (value) => (typeof value === 'boolean' ? undefined : 'true or false'),
 }
 
 /** As the JSON has it. */
@@ -200,15 +203,12 @@ function unpack(packed: string, bytes: number, where: string, { refuse }: Parsed
   return new Uint8Array(unpacked).buffer
 }
 
-/** Any working set, wherever it is. @throws ImageError when it is damaged; UsageError when it is not there. */
+/** Any working set; of an image, that which lies beside it. @throws ImageError when it is damaged; UsageError when it is not there. */
 export function readTrace(path: string): WorkingSetFile {
-  const json = readBounded(path, 'working set', LIMITS.workingSetBytesMax)
-  if (json === undefined) return onFile('open', path, () => fail('ENOENT'))
-  return parseWorkingSet(json, path)
-}
-
-function fail(code: string): never {
-  throw Object.assign(new Error(code), { code })
+  const file = existsSync(workingSetPath(path)) ? workingSetPath(path) : path
+  const json = readBounded(file, 'working set', LIMITS.workingSetBytesMax)
+  if (json === undefined) throw new UsageError(`there is no ${file}`)
+  return parseWorkingSet(json, file)
 }
 
 /** What a working set belongs to: taken when the image is opened, and good when the file has been replaced meanwhile. */
@@ -256,6 +256,7 @@ export const describeRun = ({ record, order }: NewRun): Run => ({
   missed: record.pages.length - record.late,
   bytesPerSecond: Math.round(record.bytesPerSecond),
   loadedMs: Math.round(record.loadedMs),
+  settled: record.settled,
 })
 
 /**
@@ -273,7 +274,7 @@ export function addRun(of: ImageIdentity, run: NewRun): WorkingSetFile | undefin
     image: of.image,
     blocks: of.blocks,
     ...{ pages: set.pages, firstUs: set.firstUs, seen: set.seen, records: set.records },
-    recorded: run.keep ? last : before!.recorded,
+    recorded: newer(before?.recorded, last, run.keep),
     last,
   }
   const partial = partialPath(path)
@@ -286,6 +287,10 @@ export function addRun(of: ImageIdentity, run: NewRun): WorkingSetFile | undefin
   }
   return merged
 }
+
+/** A record that settled is worth more than a later one that did not. */
+const newer = (before: Run | undefined, last: Run, kept: boolean): Run =>
+  before !== undefined && (!kept || (before.settled && !last.settled)) ? before : last
 
 /** What is damaged, or of another image, gives way. */
 function readable(of: ImageIdentity): WorkingSetFile | undefined {

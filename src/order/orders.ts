@@ -75,6 +75,8 @@ export const LIKELY_HOLD_MS = 50
 const ADAPTIVE = {
   /** Which pages earlier runs asked for. */
   record: 'recorded-around',
+  /** Some of them: the run that noted them ended early, so this one notes the rest. */
+  unsettled: 'recorded',
   /** Nothing, and this run is to find that out: no page may come that hides whether the guest wants it. */
   recording: 'linear',
   nothing: 'fault-around',

@@ -24,12 +24,13 @@ test('a page counts once, with the time of its first request', () => {
   recorder.note(7, 2, 51)
   recorder.note(8, 2, 52.5)
   recorder.note(7, 1, 60)
-  recorder.end()
-  recorder.end()
+  recorder.end(false)
+  recorder.end(false)
   assert.equal(records.length, 1)
   assert.deepEqual([...records[0]!.pages], [7, 8, 9])
   assert.deepEqual([...records[0]!.atUs], [1000, 1000, 2500])
   assert.equal(records[0]!.loadedMs, 7)
+  assert.equal(records[0]!.settled, false)
 })
 
 test('it ends when nothing new has been asked for, and says how long that takes', () => {
@@ -53,11 +54,12 @@ test('it ends after its time however much is asked for', () => {
   for (let ms = 10; ms < 3000; ms += 10) recorder.note(ms / 10, 1, ms)
   assert.equal(records.length, 1)
   assert.equal(records[0]!.pages.at(-1), 99)
+  assert.equal(records[0]!.settled, true)
 })
 
 test('a guest that never ran leaves no record', () => {
   const { recorder, records } = setUp()
-  recorder.end()
+  recorder.end(false)
   assert.equal(records.length, 0)
 })
 
@@ -66,7 +68,7 @@ test('what was known is counted: late when it was asked for, ahead when it was s
   recorder.begin(0)
   recorder.note(2, 1, 1)
   recorder.note(9, 1, 2)
-  recorder.end()
+  recorder.end(false)
   const { late, ahead } = records[0]!
   assert.deepEqual({ late, ahead }, { late: 1, ahead: 2 })
 })
@@ -74,7 +76,7 @@ test('what was known is counted: late when it was asked for, ahead when it was s
 const recordOf = (...entries: [page: number, atUs: number][]): DemandRecord => ({
   pages: Uint32Array.from(entries, ([page]) => page),
   atUs: Uint32Array.from(entries, ([, atUs]) => atUs),
-  ...{ late: 0, ahead: 0, bytesPerSecond: 0, loadedMs: 0 },
+  ...{ late: 0, ahead: 0, bytesPerSecond: 0, loadedMs: 0, settled: true },
 })
 const rows = ({ pages, firstUs, seen }: WorkingSet) =>
   [...pages].map((page, i) => [page, firstUs[i], seen[i]])
@@ -123,7 +125,7 @@ test('of too many pages those go that were asked for once and late', () => {
   const many = mergeRecord(twice, {
     pages: Uint32Array.from({ length: max }, (_, i) => i + 2),
     atUs: Uint32Array.from({ length: max }, (_, i) => i + 2),
-    ...{ late: 0, ahead: 0, bytesPerSecond: 0, loadedMs: 0 },
+    ...{ late: 0, ahead: 0, bytesPerSecond: 0, loadedMs: 0, settled: true },
   })
   assert.equal(many.pages.length, max)
   assert.ok(many.pages.includes(0) && many.pages.includes(1))

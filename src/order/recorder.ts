@@ -17,6 +17,8 @@ export interface DemandRecord {
   readonly bytesPerSecond: number
   /** When the device state was loaded, by the destination's word, ms after the guest could run; 0 when that is not known. */
   readonly loadedMs: number
+  /** The guest had asked for all that it was going to ask for; otherwise the run was cut short. */
+  readonly settled: boolean
 }
 
 export interface RecordLimits {
@@ -48,8 +50,8 @@ export interface Recorder {
   note(page: number, pages: number, nowMs: number): void
   /** Ends the record if it has settled. Returns how long until it may have, ms; -1 when it has ended or not begun. */
   settle(nowMs: number): number
-  /** Nothing more will be seen. */
-  end(): void
+  /** Nothing more will be seen. `settled`: because all is there; not when the guest has gone. */
+  end(settled: boolean): void
 }
 
 const US_MAX = 2 ** 32 - 1
@@ -66,7 +68,7 @@ export function createRecorder(parts: RecorderParts): Recorder {
   let lastMs = 0
   let ended = false
 
-  function end(): void {
+  function end(settled: boolean): void {
     if (ended || startMs < 0) return
     ended = true
     let [late, ahead] = [0, 0]
@@ -76,14 +78,15 @@ export function createRecorder(parts: RecorderParts): Recorder {
     }
     const [asked, when] = [pages.slice(0, count), atUs.slice(0, count)]
     const loadedMs = Math.max(0, (parts.loadedAtMs() ?? startMs) - startMs)
-    parts.done({ pages: asked, atUs: when, late, ahead, bytesPerSecond: parts.bytesPerSecond(), loadedMs })
+    const bytesPerSecond = parts.bytesPerSecond()
+    parts.done({ pages: asked, atUs: when, late, ahead, bytesPerSecond, loadedMs, settled })
   }
 
   function settle(nowMs: number): number {
     if (ended || startMs < 0) return -1
     const leftMs = Math.min(lastMs + settleMs, startMs + maxMs) - nowMs
     if (leftMs > 0) return Math.ceil(leftMs)
-    end()
+    end(true)
     return -1
   }
 
@@ -97,7 +100,7 @@ export function createRecorder(parts: RecorderParts): Recorder {
       if (settle(nowMs) < 0) return
       for (let p = page; p < page + many; p++) {
         if (seen.get(p)) continue
-        if (count === capacity) return end()
+        if (count === capacity) return end(true)
         seen.set(p)
         pages[count] = p
         atUs[count] = Math.min(US_MAX, (nowMs - startMs) * 1000)

@@ -5,7 +5,7 @@ import { ORDER_NAMES, orderSpec } from '../order/orders.js'
 import { createBitmap } from '../ram/bitmap.js'
 import { numberBlocks } from '../ram/block.js'
 import { type Conditions, simulate, type Trace } from './model.js'
-import { faultCostUs } from './replay.js'
+import { faultCostUs, gapsOf } from './replay.js'
 
 const PAGES = 2048
 
@@ -26,7 +26,7 @@ function traceOf(touches: readonly (readonly [page: number, atUs: number])[]): T
 
 const conditions = (changes: Partial<Conditions> = {}): Conditions => ({
   ...{ spec: undefined, recorded: new Uint32Array(0), quietMs: 10, patienceMs: 1e9, loadedMs: 0 },
-  bandwidth: Number.POSITIVE_INFINITY,
+  ...{ wakeUs: 0, bandwidth: Number.POSITIVE_INFINITY },
   ...{ recordedFaultUs: 100, faultUs: 100 },
   ...changes,
 })
@@ -88,6 +88,17 @@ test('what is likely waits until the device state is loaded, and not for ever', 
   }
 })
 
+test('the scan begins when nothing was asked for, and the source has woken up', () => {
+  const trace = traceOf([
+    [5, 1000],
+    [6, 12_500],
+  ])
+  const spec = orderSpec('linear')
+  const faults = (wakeUs: number) => simulate(trace, conditions({ spec, wakeUs, bandwidth: 1e9 })).faults
+  assert.equal(faults(0), 1)
+  assert.equal(faults(3000), 2)
+})
+
 test('around a page comes its group: a walk through RAM faults once a group or so', () => {
   const trace = traceOf(Array.from({ length: 640 }, (_, i) => [i, 1000 + i * 1100] as const))
   const spec = orderSpec('fault-around')
@@ -130,9 +141,9 @@ test('the cost of a fault: half of the times between two, but near to the fastes
     for (const gap of gaps) times.push(times.at(-1)! + gap)
     return Uint32Array.from(times)
   }
-  assert.equal(faultCostUs(Uint32Array.of()), 0)
+  assert.equal(faultCostUs(gapsOf(Uint32Array.of())), 0)
   const gaps = Array.from({ length: 100 }, (_, i) => (i < 2 ? 1 : i < 30 ? 70 : i < 60 ? 100 : 5000))
-  assert.equal(faultCostUs(timesOf(gaps)), 100)
+  assert.equal(faultCostUs(gapsOf(timesOf(gaps))), 100)
   const busy = Array.from({ length: 100 }, (_, i) => (i < 2 ? 1 : i < 30 ? 70 : 5000))
-  assert.equal(faultCostUs(timesOf(busy)), 210)
+  assert.equal(faultCostUs(gapsOf(timesOf(busy))), 210)
 })

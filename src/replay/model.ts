@@ -31,6 +31,8 @@ export interface Conditions extends YieldingOptions {
   readonly recorded: Uint32Array
   /** What is likely goes only from then on, when the device state is loaded, ms. */
   readonly loadedMs: number
+  /** The source sleeps meanwhile, and wakes so much later than it wanted to, µs. */
+  readonly wakeUs: number
   /** Bytes a second that source, link and destination carry together. */
   readonly bandwidth: number
   /** What a fault cost when the trace was taken, µs: the guest's time between two faults is the rest. */
@@ -88,7 +90,7 @@ interface ModelSource {
 
 function createModelSource(trace: Trace, conditions: Conditions): ModelSource {
   const { blocks, present, pages } = trace
-  const { spec, recorded, bandwidth, faultUs } = conditions
+  const { spec, recorded, bandwidth, faultUs, wakeUs } = conditions
   const loadedUs = Math.min(conditions.loadedMs, LIKELY_HOLD_MS) * 1000
   const usPerByte = 1e6 / bandwidth
   const oneWayUs = faultUs / 2
@@ -141,15 +143,20 @@ function createModelSource(trace: Trace, conditions: Conditions): ModelSource {
     pongs.push({ value: chunk++, atUs: linkFreeUs + 2 * oneWayUs })
   }
 
+  /** When the scan may go. */
+  function politeUs(): number {
+    const waitMs = yielding.waitMs(nowUs / 1000)
+    return waitMs === 0 ? nowUs : nowUs + waitMs * 1000 + wakeUs
+  }
+
   /** The push, as `source/push.ts` does it, up to `untilUs`. */
   function pushUntil(untilUs: number): void {
     for (;;) {
       hearPongs()
       const likely = spec !== undefined && order.anyLikely()
       if (spec === undefined || (!likely && !order.anyScanned())) break
-      const nowMs = nowUs / 1000
-      const room = window.room(yielding.asking(nowMs))
-      const readyUs = likely ? Math.max(nowUs, loadedUs) : nowUs + yielding.waitMs(nowMs) * 1000
+      const room = window.room(yielding.asking(nowUs / 1000))
+      const readyUs = likely ? Math.max(nowUs, loadedUs) : politeUs()
       const nextUs = room > 0 ? readyUs : Math.max(readyUs, pongs[0]!.atUs)
       if (nextUs >= untilUs) break
       nowUs = nextUs

@@ -50,11 +50,12 @@ export function replayTrace(path: string, options: ReplayOptions = {}): ReplayRe
   assertAtLeastZero({ bandwidth, roundTripMs, quietMs, patienceMs })
   const trace = traceOf(file)
   const recorded = options.workingSet === undefined ? file.pages : otherSet(options.workingSet, file)
-  const recordedFaultUs = faultCostUs(file.firstUs)
+  const gaps = gapsOf(file.firstUs)
+  const recordedFaultUs = faultCostUs(gaps)
   const conditions = {
     ...{ recorded, quietMs, patienceMs, loadedMs: file.recorded.loadedMs },
     bandwidth: bandwidth === 0 ? Number.POSITIVE_INFINITY : bandwidth,
-    ...{ recordedFaultUs, faultUs: recordedFaultUs + roundTripMs * 1000 },
+    ...{ wakeUs: wakeDelayUs(gaps), recordedFaultUs, faultUs: recordedFaultUs + roundTripMs * 1000 },
   }
   const specs = (options.orders ?? ORDER_NAMES).map((order) => ({
     order,
@@ -93,21 +94,35 @@ function otherSet(path: string, trace: WorkingSetFile): Uint32Array {
 const measuredBandwidth = ({ last, recorded }: WorkingSetFile): number =>
   last.bytesPerSecond || recorded.bytesPerSecond || DEFAULT_BANDWIDTH
 
+/** Times between two requests, µs, ascending. */
+export const gapsOf = (atUs: Uint32Array): Uint32Array =>
+  atUs
+    .slice(1)
+    .map((us, i) => us - atUs[i]!)
+    .sort()
+
+const quantile = (sorted: Uint32Array, share: number): number =>
+  sorted[Math.floor(sorted.length * share)] ?? 0
+
 /**
  * What a fault cost, out of the times between two. A guest that has just woken up does little else than wait, so that is the
  * half of them, near to what QEMU counts as its blocktime; but of one that calculates for long in between, no more than a few
  * times what its fastest ones took.
  */
-export function faultCostUs(atUs: Uint32Array): number {
-  const gaps = atUs.slice(1).map((us, i) => us - atUs[i]!)
-  gaps.sort()
-  const at = (share: number): number => gaps[Math.floor(gaps.length * share)] ?? 0
-  return Math.min(at(0.5), FASTEST_TIMES * at(FASTEST))
-}
+export const faultCostUs = (gaps: Uint32Array): number =>
+  Math.min(quantile(gaps, 0.5), FASTEST_TIMES * quantile(gaps, FASTEST))
 
 /** Not the fastest of all: two CPUs can ask at the same time. */
 const FASTEST = 0.05
 const FASTEST_TIMES = 3
+
+/**
+ * How late a process wakes on the machine of the trace: what one fault in ten took. On one that has other work to do, much of
+ * that is the wait for a CPU, which the source has, too. Otherwise it is next to nothing.
+ */
+const wakeDelayUs = (gaps: Uint32Array): number => Math.min(quantile(gaps, 0.9), WAKE_US_MAX)
+
+const WAKE_US_MAX = 5000
 
 function doubtsAbout({ records, recorded }: WorkingSetFile): string[] {
   const doubts: string[] = []

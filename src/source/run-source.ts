@@ -234,11 +234,11 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
 
   try {
     migrate()
-    p.recorder?.end()
+    p.recorder?.end(options.push.on)
     tell({ done: report() })
   } catch (error) {
     giveUp(error)
-    p.recorder?.end()
+    p.recorder?.end(false)
     tell({ done: report(error), error: errorToMessage(error) })
   } finally {
     release(p)

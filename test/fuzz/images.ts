@@ -191,7 +191,7 @@ export const workingSets = besideImage(
     image.close()
     const pages = Uint32Array.from({ length: 300 }, (_, i) => (i * 37) % 1024)
     const atUs = pages.map((_, i) => i * 90)
-    demand.take({ pages, atUs, late: 0, ahead: 0, bytesPerSecond: 0, loadedMs: 0 })
+    demand.take({ pages, atUs, late: 0, ahead: 0, bytesPerSecond: 0, loadedMs: 0, settled: true })
     return readFileSync(workingSetPath(path), 'utf8')
   },
   (json) => parseWorkingSet(json, 'working set'),

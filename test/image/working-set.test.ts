@@ -35,7 +35,7 @@ import { makeImage } from './saved.js'
 const recordOf = (pages: readonly number[], counts: Partial<DemandRecord> = {}): DemandRecord => ({
   pages: Uint32Array.from(pages),
   atUs: Uint32Array.from(pages, (_, i) => 100 * i),
-  ...{ late: 0, ahead: 0, bytesPerSecond: 1000, loadedMs: 5.5 },
+  ...{ late: 0, ahead: 0, bytesPerSecond: 1000, loadedMs: 5.5, settled: true },
   ...counts,
 })
 
@@ -101,6 +101,19 @@ test('an order that hides what is wanted does not make the first record by itsel
   const asked = demand({ order: 'fault-around', record: true })
   asked.take(recordOf([1]))
   assert.deepEqual([...demand().recorded!], [1])
+})
+
+test('a run that was cut short is added to, until one has settled', async (t) => {
+  const { demand } = await setUp(t)
+  demand().take(recordOf([1, 2], { settled: false }))
+  const second = demand()
+  assert.equal(second.order, 'recorded', 'and nothing is hidden')
+  second.take(recordOf([3], { ahead: 2 }))
+  assert.deepEqual([...demand().recorded!].sort(), [1, 2, 3])
+  assert.equal(demand().order, 'recorded-around')
+  assert.equal(demand({ record: false }).order, 'recorded-around')
+  demand({ record: true }).take(recordOf([4], { settled: false }))
+  assert.equal(demand().order, 'recorded-around', 'one that settled stays settled')
 })
 
 test('clones that began with nothing: whoever writes last merges', async (t) => {
