@@ -48,14 +48,14 @@ export function formatTable({ name, about, rounds }: Benchmark, result: Result):
   return [`${name}: ${about} (${rounds} rounds, median [min–max])`, ...rows.map(line)].join('\n')
 }
 
-/** Without a number (JSON has none that is none) a dash. */
 function formatCell({ median, min, max }: Summary): string {
   if (!Number.isFinite(median)) return '–'
   return `${formatNumber(median)} [${formatNumber(min)}–${formatNumber(max)}]`
 }
 
-/** Three digits that count. */
+/** Three digits that count; a dash for what is no number, of which JSON makes null. */
 function formatNumber(value: number): string {
+  if (!Number.isFinite(value)) return '–'
   if (value >= 100) return value.toFixed(0)
   return value.toFixed(value >= 10 ? 1 : value >= 1 || value === 0 ? 2 : 3)
 }
