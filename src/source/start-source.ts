@@ -9,7 +9,7 @@ import { parseUri } from '../os/channel.js'
 import { createWake } from '../os/wake.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
 import { followThread, startThread } from '../thread.js'
-import { openTunnel, type TlsConnectOptions, type Tunnel } from '../tls/tunnel.js'
+import { assertTls, openTunnel, type TlsConnectOptions, type Tunnel } from '../tls/tunnel.js'
 import type { Order, OutgoingOptions } from './outgoing.js'
 import { SOURCE_STATS, type SourceReport, type SourceStatus } from './report.js'
 import type { SourceThreadBase } from './run-source.js'
@@ -64,10 +64,14 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   const forget = beforeExit(() => order({ order: 'cancel' }))
 
   let tunnel: Tunnel | undefined
+  let recoverTunnel: Tunnel | undefined
   function connect(uri: string, recover?: string): void {
     if (recover !== undefined) assertRecoverable(recover, spec.data.options, spec.tls)
-    if (spec.tls !== undefined) tunnel = openTunnel(uri, spec.tls)
-    order({ order: 'connect', uri: tunnel?.uri ?? uri, recover })
+    if (spec.tls !== undefined) {
+      tunnel = openTunnel(uri, spec.tls)
+      if (recover !== undefined) recoverTunnel = openTunnel(recover, spec.tls)
+    }
+    order({ order: 'connect', uri: tunnel?.uri ?? uri, recover: recoverTunnel?.uri ?? recover })
   }
 
   let isReady = (): void => {}
@@ -78,13 +82,15 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   const ended = followThread<SourceThreadMessage>(worker, (m) => {
     if ('ready' in m) isReady()
     else if ('status' in m) events.emit('status', m.status)
-    else result = m.error === undefined ? m.done : failed(m.done, errorFromMessage(m.error), tunnel)
+    else
+      result =
+        m.error === undefined ? m.done : failed(m.done, errorFromMessage(m.error), [recoverTunnel, tunnel])
   })
   const done = ended.then(async () => {
     forget()
     wake.close()
     if (result === undefined) throw new Error('the source thread ended without a report')
-    await tunnel?.ended()
+    await Promise.all([tunnel?.ended(), recoverTunnel?.ended()])
     return result
   })
 
@@ -111,9 +117,11 @@ export type SourceThreadMessage =
 function failed(
   report: SourceReport,
   seen: Error,
-  tunnel: Tunnel | undefined,
+  /** The one of the last connection first. */
+  tunnels: readonly (Tunnel | undefined)[],
 ): SourceReport & { readonly cause: Error } {
-  const cause = tunnel?.reasonFor(seen) ?? seen
+  const cause =
+    tunnels.map((tunnel) => tunnel?.reasonFor(seen) ?? seen).find((reason) => reason !== seen) ?? seen
   const { error = '' } = report
   return { ...report, error: error.replace(seen.message, () => cause.message), cause }
 }
@@ -124,11 +132,11 @@ export function assertRecoverable(
   { preempt, push }: Recoverable,
   tls?: TlsConnectOptions,
 ): void {
-  parseUri(recover)
+  if (tls === undefined) parseUri(recover)
+  else assertTls(recover, tls)
   const refuse = (what: string): never => {
     throw new UsageError(`a migration ${what} cannot be recovered yet`)
   }
-  if (tls !== undefined) refuse('over TLS')
   if (preempt) refuse('with a channel for requested pages (preempt)')
   if (!push.on) refuse('that sends pages on demand alone')
 }
