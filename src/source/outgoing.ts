@@ -95,6 +95,8 @@ export interface Outgoing {
   useUrgent(fd: number): void
   /** What our own destination knows us by on a second connection. */
   readonly urgentToken: number
+  /** The page may be sent a second time, over the other connection; asked once a page, and the answer is remembered. */
+  mayRepeat(blockIndex: number, page: number): boolean
   readonly order: PageOrder
   readonly window: PushWindow
   readonly pacer: Pacer
@@ -148,7 +150,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const background = parts.origin.pushZeroPages ? dirty : blocks.map((block) => createBitmap(block.pages))
   const urgentToken = randomInt(URGENT_TOKENS)
   // Only our own destination takes a page twice, and only one that it has asked for.
-  let repeats = false
+  let repeats = false // until there is a second connection
   const repeated = blocks.map((block) => createBitmap(block.pages))
   function mayRepeat(blockIndex: number, page: number): boolean {
     if (!repeats || blocks[blockIndex]!.ratio > 1 || !window.isSlow || repeated[blockIndex]!.get(page))
@@ -225,8 +227,11 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const { fd, urgentFd } = parts
   const urgentSender = (fd: number): Sender =>
     createSender(fd, undefined, () => void link.pumpPeer(TO_READ, fd))
-  const sender = createSender(fd, options.ramSectionId, () => void link.pumpPeer(TO_READ, fd))
-  let urgent = urgentFd === undefined ? sender : urgentSender(urgentFd)
+  const sender = createSender(fd, options.ramSectionId, () => {
+    link.pumpPeer(TO_READ, fd)
+    serveBeside(outgoing)
+  })
+  let urgent: Sender = urgentFd === undefined ? sender : urgentSender(urgentFd)
   let committed = false
 
   const outgoing: Outgoing = {
@@ -242,6 +247,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
       repeats = true
     },
     urgentToken,
+    mayRepeat,
     order,
     window,
     pacer,
@@ -321,6 +327,33 @@ export function sendPick(o: Outgoing, sender: Sender = o.sender): void {
   }
   if (requested) o.stats.pagesRequested += pages
   o.pacer.charge(sender.bytes - before)
+}
+
+/** All that is asked for now goes out in one call; what is asked meanwhile is next. */
+export function serveRequests(o: Outgoing): void {
+  if (o.order.queued === 0) return
+  const { pick } = o.order
+  let twice = false
+  while (o.order.nextRequested()) {
+    sendPick(o, o.urgent)
+    if (o.urgent === o.sender || !o.mayRepeat(pick.blockIndex, pick.page)) continue
+    // Where a lost packet costs a guest long, over the other connection as well: seldom is it lost on both.
+    pick.again = true
+    sendPick(o)
+    twice = true
+  }
+  o.urgent.closeSection()
+  o.urgent.flush()
+  if (!twice) return
+  o.sender.closeSection()
+  o.sender.flush()
+}
+
+/** What is pushed has to wait for room; what is asked for meanwhile goes out beside it. */
+function serveBeside(o: Outgoing): void {
+  if (o.urgent === o.sender || o.order.queued === 0) return
+  while (o.order.nextRequested()) sendPick(o, o.urgent)
+  o.urgent.flush()
 }
 
 /** Bytes sent so far, over all channels and connections. */

@@ -6,7 +6,7 @@ import { monotonicUs } from '../os/clock.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { encodeCommand } from '../wire/messages.js'
 import { END_OF_STREAM } from '../wire/sections.js'
-import { type Outgoing, PING, remainingBytes, sendPick, sentBytes } from './outgoing.js'
+import { type Outgoing, PING, remainingBytes, sendPick, sentBytes, serveRequests } from './outgoing.js'
 
 /** Returns when every page has gone out and the stream is ended. */
 export function pushRemaining(o: Outgoing): void {
@@ -71,14 +71,6 @@ export function serveOnDemand(o: Outgoing): void {
       throw error
     }
   }
-}
-
-/** All that is asked for now goes out in one call; what is asked meanwhile is next. */
-function serveRequests(o: Outgoing): void {
-  if (o.order.queued === 0) return
-  while (o.order.nextRequested()) sendPick(o, o.urgent)
-  o.urgent.closeSection()
-  o.urgent.flush()
 }
 
 /** The next pages of the scan, up to `room` bytes. Returns the bytes. */
