@@ -14,7 +14,7 @@ import { CELL as GUEST_CELL, OUTCOME } from '../guest/guest-messages.js'
 import { createGuestRemote, type GuestConnection } from '../guest/guest-remote.js'
 import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
-import { acceptOn, shutdownChannel } from '../os/channel.js'
+import { acceptOn, roundTripUs, shutdownChannel } from '../os/channel.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
 import { userfaultfdFromFd } from '../os/userfaultfd.js'
 import { wakeFromFd } from '../os/wake.js'
@@ -31,7 +31,7 @@ import { createIntake } from './intake.js'
 import { createRamLoader } from './load.js'
 import { createPlacer } from './placer.js'
 import { cleanUpRam } from './prepare.js'
-import { createReturnPath } from './return-path.js'
+import { createReturnPath, type ReturnPath } from './return-path.js'
 import { bitmapsOver, CELL, DESTINATION_STATS, type PageMaps } from './shared.js'
 import { INCOMING_STATUS, POSTCOPY_STATE } from './status.js'
 import { createUrgentChannel, type UrgentParts } from './urgent-channel.js'
@@ -41,6 +41,9 @@ const SHUT = { complete: 0, guestNeverRan: 1, guestRan: 2 } as const
 
 /** How long nothing may come over the second connection when the first has ended, and pages are missing, ms. */
 const LAST_PAGES_MS = 10_000
+
+/** From here on a lost request is worse than a second one, µs. */
+const LONG_ROUND_TRIP_US = 2000
 
 /** How long a source may take to say what it is, ms. */
 const FIRST_WORDS_MS = 30_000
@@ -118,7 +121,7 @@ function receive(): void {
   const intake = createIntake({ fd: channelFd, bufferAddress: buffer.address, wake, onWake, patienceMs })
   const reader = createStreamReader(bytes, intake.pull)
   /** Where requests go: over the second connection, where that was agreed on. */
-  let requests = returnPath
+  let requests: Pick<ReturnPath, 'requestPage'> = returnPath
   let makeUrgentLoader: UrgentParts['makeLoader'] | undefined
 
   const urgent = createUrgentChannel({
@@ -137,7 +140,7 @@ function receive(): void {
       tell({ joined: fd })
       if (token === undefined) return
       incoming.prepared?.placer.takeRepeats()
-      requests = createReturnPath(fd)
+      requests = requestsOver(createReturnPath(fd), roundTripUs(fd) >= LONG_ROUND_TRIP_US)
       returnPath.send({ name: 'PONG', value: urgentValue('here', token) })
     },
     onEnd() {
@@ -188,6 +191,17 @@ function receive(): void {
       placer,
       loader: createRamLoader(reader, blocks, placer, intake.look),
       askAgain,
+    }
+  }
+
+  /** Where the way is long, over the first connection as well: seldom is a request lost on both. */
+  function requestsOver(own: ReturnPath, alsoFirst: boolean): Pick<ReturnPath, 'requestPage'> {
+    if (!alsoFirst) return own
+    return {
+      requestPage(block, start) {
+        own.requestPage(block, start)
+        returnPath.requestPage(block, start)
+      },
     }
   }
 

@@ -18,7 +18,7 @@ import type { FirstInstruction } from '../guest/guest-messages.js'
 import type { GuestConnection } from '../guest/guest-remote.js'
 import { assertAtLeastZero, LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
-import { closeFd, formatUri, type Listener, parseUri, shutdownChannel } from '../os/channel.js'
+import { closeFd, formatUri, parseUri, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
 import { openUserfaultfd, type Userfaultfd } from '../os/userfaultfd.js'
 import type { Feature } from '../os/userfaultfd-abi.js'
@@ -26,7 +26,7 @@ import { createWake } from '../os/wake.js'
 import { numberBlocks, type RamBlock, TARGET_PAGE_BYTES, totalPages } from '../ram/block.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
 import { followThread, startThread } from '../thread.js'
-import { openListener, type TlsListenOptions } from '../tls/tunnel.js'
+import { assertTcp, type GuardedListener, openListener, type TlsListenOptions } from '../tls/tunnel.js'
 import { trace } from '../trace.js'
 import { createBlocktime } from './blocktime.js'
 import type {
@@ -50,7 +50,7 @@ export interface ReceiveOptions {
   readonly memoryBytesMax?: number
   /**
    * When the connection is lost after the switch, listen there and wait for the source to come back, instead of destroying
-   * the guest. The source has to be told to reconnect there. Not over TLS.
+   * the guest. The source has to be told to reconnect there. Over TLS, where the migration is.
    */
   readonly recover?: string
   /** How long to wait for it, ms. Default 300000. */
@@ -96,11 +96,12 @@ interface Setup {
 
 /** How long the destination thread may take to tell the source that the guest has failed. */
 const LAST_WORDS_MS = 1000
+const PORT_FREE_MS = 2000
 
 /** Listens at once. @throws UsageError, ChannelError, HostUnsupportedError */
 export function receive(options: ReceiveOptions): Incoming {
   assertRecoverable(options)
-  const { recover, recoverTimeMs = LIMITS.recoverMs, insecure = false } = options
+  const { recover, recoverTimeMs = LIMITS.recoverMs, insecure = false, tls } = options
   assertAtLeastZero({ recoverTimeMs })
   const listener = openListener(options)
   const wake = createWake()
@@ -125,7 +126,7 @@ export function receive(options: ReceiveOptions): Incoming {
 
   /** The connection, and the second one where there is one. */
   let channelFds: number[] = []
-  let recoverListener: Listener | undefined
+  let recoverListener: GuardedListener | undefined
   let connectedUs = 0
   let announced: Announcement | undefined
   let setup: Setup | undefined
@@ -154,10 +155,12 @@ export function receive(options: ReceiveOptions): Incoming {
   }
 
   /** The source is to come back there. */
-  function listenAgain(lost: Error): void {
+  async function listenAgain(lost: Error): Promise<void> {
     listener.close()
     try {
-      recoverListener = openListener({ listen: recover!, insecure })
+      if (tls === undefined) recoverListener = openListener({ listen: recover!, insecure })
+      // With TLS it stays open: nobody gets through who does not prove who he is.
+      else recoverListener ??= await patiently(() => openListener({ listen: recover!, tls }))
       worker.postMessage({ listenFd: recoverListener.fd } satisfies ListenAnswer)
       wake.signal()
     } catch (error) {
@@ -230,7 +233,7 @@ export function receive(options: ReceiveOptions): Incoming {
     wake.close()
     listener.close()
     recoverListener?.close()
-    await listener.ended()
+    await Promise.all([listener.ended(), recoverListener?.ended()])
   }
 
   const forget = beforeExit(() => {
@@ -251,19 +254,19 @@ export function receive(options: ReceiveOptions): Incoming {
       closeChannels()
       channelFds = [m.connected]
       connectedUs ||= monotonicUs()
-      recoverListener?.close()
+      if (tls === undefined) recoverListener?.close()
     } else if ('joined' in m) {
       channelFds.push(m.joined)
       listener.close()
     } else if ('listensNoMore' in m) listener.close()
-    else if ('paused' in m) listenAgain(errorFromMessage(m.paused))
+    else if ('paused' in m) void listenAgain(errorFromMessage(m.paused))
     else if ('announcement' in m) void prepare(m.announcement)
     else if ('complete' in m) {
       ok = true
       endUs = monotonicUs()
       stoppedAtUs = m.complete.stoppedAtUs
     } else {
-      failure ??= listener.reasonFor(errorFromMessage(m.failed))
+      failure ??= (recoverListener ?? listener).reasonFor(errorFromMessage(m.failed))
       stoppedAtUs = m.stoppedAtUs
     }
   })
@@ -321,9 +324,23 @@ function assertRecoverable({ recover, tls, insecure = false }: ReceiveOptions): 
   const uri = parseUri(recover)
   if (uri.kind === 'tcp' && uri.port === 0)
     throw new UsageError(`the source cannot know the port of ${recover}`)
-  if (uri.kind === 'tcp') openListener({ listen: formatUri({ ...uri, port: 0 }), insecure }).close()
   if (uri.kind === 'fd') throw new UsageError(`nobody can come back to ${recover}`)
-  if (tls !== undefined) throw new UsageError('a migration over TLS cannot be recovered yet')
+  if (tls !== undefined) assertTcp(recover)
+  if (uri.kind !== 'tcp') return
+  // Who listens with TLS may be reached: that is decided when it is opened.
+  openListener({ listen: formatUri({ ...uri, port: 0 }), insecure: insecure || tls !== undefined }).close()
+}
+
+/** The tunnel thread closes a listener a little later than it is told to; until then its port is taken. */
+async function patiently<T>(open: () => T): Promise<T> {
+  for (const endMs = performance.now() + PORT_FREE_MS; ; ) {
+    try {
+      return open()
+    } catch (error) {
+      if (performance.now() > endMs || !(error instanceof ChannelError)) throw error
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
 }
 
 /** The kernel says which thread faults where it can; huge pages and memory files need support of their own. */

@@ -7,64 +7,76 @@
 
 import assert from 'node:assert/strict'
 import { LIMITS } from '../limits.js'
-import { mapAnonymous, viewOf } from '../os/mapping.js'
+import { type Mapping, mapAnonymous, viewOf } from '../os/mapping.js'
 import { createBitmap } from '../ram/bitmap.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { CHUNK_BYTES, CHUNK_PAGES, chunksIn } from './checksums.js'
 import type { Image } from './image.js'
 
-/** A page that is read is in a sender until it is released; each of two may hold so many, each of a chunk of its own. */
-const SLOTS = 2 * LIMITS.sendPairsMax
+/** A page that is read is in a sender until it is released; that holds so many, each of a chunk of its own. */
+const SLOTS = LIMITS.sendPairsMax
 
 export interface ChunkReader {
   /**
-   * Address of the page's bytes; they stay until as many pages have been released as were read.
+   * Address of the page's bytes; they stay until as many pages have been released as were read, of the urgent ones or the others.
    * @throws ImageError with block and offset when they are not what was stored.
    */
-  read(blockIndex: number, page: number): number
-  release(pages: number): void
+  read(blockIndex: number, page: number, urgent: boolean): number
+  release(pages: number, urgent: boolean): void
   close(): void
 }
 
 /** @param verify compare each chunk with its checksum when it is read first, where the image has a sidecar */
 export function createChunkReader(image: Image, verify: boolean): ChunkReader {
-  const memory = mapAnonymous(SLOTS * CHUNK_BYTES, { noReserve: true })
-  const view = viewOf(memory.address, memory.length)
+  const lanes = { urgent: createLane(), other: createLane() }
   const blocks = image.blocks.map(({ length }, i, all) => ({
     length,
     /** Number of its first chunk among those of all blocks. */
     firstChunk: all.slice(0, i).reduce((sum, before) => sum + chunksIn(before.length), 0),
     verified: createBitmap(chunksIn(length)),
   }))
-  /** Where each chunk is that pages were read from since all were released; slots are taken in order, and all given back. */
-  const slotOf = new Map<number, number>()
-  let reading = 0
 
-  function load(blockIndex: number, chunk: number): number {
-    const slot = slotOf.size
+  function load(lane: Lane, blockIndex: number, chunk: number): number {
+    const slot = lane.slotOf.size
     assert(slot < SLOTS, 'more pages are read than can be sent')
     const { length, firstChunk, verified } = blocks[blockIndex]!
     const start = slot * CHUNK_BYTES
-    const bytes = view.subarray(start, start + Math.min(CHUNK_BYTES, length - chunk * CHUNK_BYTES))
+    const bytes = lane.view.subarray(start, start + Math.min(CHUNK_BYTES, length - chunk * CHUNK_BYTES))
     image.readChunk(blockIndex, chunk, bytes, verify && !verified.get(chunk))
     verified.set(chunk)
-    slotOf.set(firstChunk + chunk, slot)
+    lane.slotOf.set(firstChunk + chunk, slot)
     return slot
   }
 
   return {
-    read(blockIndex, page) {
+    read(blockIndex, page, urgent) {
+      const lane = urgent ? lanes.urgent : lanes.other
       const chunk = Math.floor(page / CHUNK_PAGES)
-      const slot = slotOf.get(blocks[blockIndex]!.firstChunk + chunk) ?? load(blockIndex, chunk)
-      reading++
-      return memory.address + slot * CHUNK_BYTES + (page % CHUNK_PAGES) * TARGET_PAGE_BYTES
+      const slot = lane.slotOf.get(blocks[blockIndex]!.firstChunk + chunk) ?? load(lane, blockIndex, chunk)
+      lane.reading++
+      return lane.memory.address + slot * CHUNK_BYTES + (page % CHUNK_PAGES) * TARGET_PAGE_BYTES
     },
-    release(pages) {
-      reading -= pages
-      if (reading === 0) slotOf.clear()
+    release(pages, urgent) {
+      const lane = urgent ? lanes.urgent : lanes.other
+      lane.reading -= pages
+      if (lane.reading === 0) lane.slotOf.clear()
     },
     close() {
-      memory.unmap()
+      for (const { memory } of [lanes.urgent, lanes.other]) memory.unmap()
     },
   }
+}
+
+/** What is on its way over one channel. */
+interface Lane {
+  readonly memory: Mapping
+  readonly view: Uint8Array
+  /** Where each chunk is that pages were read from since all were released; slots are taken in order, and all given back. */
+  readonly slotOf: Map<number, number>
+  reading: number
+}
+
+function createLane(): Lane {
+  const memory = mapAnonymous(SLOTS * CHUNK_BYTES, { noReserve: true })
+  return { memory, view: viewOf(memory.address, memory.length), slotOf: new Map(), reading: 0 }
 }

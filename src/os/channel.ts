@@ -4,7 +4,7 @@
 import { fstatSync, statSync, unlinkSync } from 'node:fs'
 import { ChannelError, SystemError, UsageError } from '../errors.js'
 import { check, errno, errnoName, errnoOf, libc } from './libc.js'
-import { LINUX } from './linux-abi.js'
+import { LINUX, TCP_INFO } from './linux-abi.js'
 import { nativeBuffer } from './memory.js'
 import { createPoll, POLL_EVENTS } from './poll.js'
 import { boundPort, isBoundToLoopback, resolve, type SocketAddress } from './socket-address.js'
@@ -142,6 +142,15 @@ export function tryAccept(listenFd: number): number | undefined {
 
 /** More than one can connect there: it was not handed in connected. */
 export const acceptsConnections = (fd: number): boolean => getOption(fd, LINUX.SO_ACCEPTCONN) !== 0
+
+/** The kernel's estimate of the round trip of a connection, µs; 0 for what is not TCP. */
+export function roundTripUs(fd: number): number {
+  const info = nativeBuffer(TCP_INFO.size)
+  const length = nativeBuffer(8)
+  length.words[0] = TCP_INFO.size
+  const result = libc().getsockopt(fd, LINUX.IPPROTO_TCP, LINUX.TCP_INFO, info.address, length.address)
+  return result === -1 ? 0 : info.words[TCP_INFO.word.tcpi_rtt]!
+}
 
 export interface ConnectOptions {
   /** Ends the wait when it becomes readable. */

@@ -54,6 +54,7 @@ export const LINUX = {
   SO_ACCEPTCONN: 30,
   IPPROTO_TCP: 6,
   TCP_NODELAY: 1,
+  TCP_INFO: 11,
   TCP_QUICKACK: 12,
   TCP_THIN_LINEAR_TIMEOUTS: 16,
   TCP_RTO_MIN_US: 45,
@@ -103,6 +104,14 @@ export const MSGHDR = layout({
   msg_control: 'u64',
   msg_controllen: 'u64',
   msg_flags: 's32',
+})
+/** As far as it is read. */
+export const TCP_INFO = layout({
+  states_and_options: 'u64',
+  ...{ tcpi_rto: 'u32', tcpi_ato: 'u32', tcpi_snd_mss: 'u32', tcpi_rcv_mss: 'u32', tcpi_unacked: 'u32' },
+  ...{ tcpi_sacked: 'u32', tcpi_lost: 'u32', tcpi_retrans: 'u32', tcpi_fackets: 'u32' },
+  ...{ tcpi_last_data_sent: 'u32', tcpi_last_ack_sent: 'u32', tcpi_last_data_recv: 'u32' },
+  ...{ tcpi_last_ack_recv: 'u32', tcpi_pmtu: 'u32', tcpi_rcv_ssthresh: 'u32', tcpi_rtt: 'u32' },
 })
 export const ADDRINFO = layout({
   ai_flags: 's32',

@@ -15,12 +15,12 @@ export interface Origin {
   /** Sets the bit of each page written since; `again` false with the guest stopped for good. */
   collectWritten(written: readonly Bitmap[], again: boolean): void
   /**
-   * Called just before a page that holds something is sent: the address of its bytes, which must stay as they are until
+   * Called just before a page that holds something is sent, over the channel for urgent pages or the other: the address of its bytes, which must stay as they are until
    * `release`; 0 when it is zero all the same.
    */
-  read(block: RamBlock, page: number): number
-  /** So many of the pages that were read are sent. */
-  release(pages: number): void
+  read(block: RamBlock, page: number, urgent: boolean): number
+  /** So many of the pages that were read for that channel are sent, or will not be. */
+  release(pages: number, urgent: boolean): void
   /** There is a guest that runs here until it is stopped. */
   readonly runs: boolean
   /** What to add to an error, for people: the destination never ran the guest, or it may have. */

@@ -26,6 +26,7 @@ import { createLink, type Link } from './link.js'
 import type { Origin } from './origin.js'
 import { createPacer, type Pacer } from './pacer.js'
 import type { SOURCE_STATS } from './report.js'
+import { serveBeside } from './send-pages.js'
 import { createSender, type Sender } from './sender.js'
 import { createStallBudget, type StallBudget } from './stall-budget.js'
 import type { SOURCE_STATUS } from './status.js'
@@ -108,6 +109,8 @@ export interface Outgoing {
   useUrgent(fd: number): void
   /** What our own destination knows us by on a second connection. */
   readonly urgentToken: number
+  /** The page may be sent a second time, over the other connection; asked once a page, and the answer is remembered. */
+  mayRepeat(blockIndex: number, page: number): boolean
   readonly order: PageOrder
   readonly window: PushWindow
   readonly pacer: Pacer
@@ -171,8 +174,14 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const background = parts.origin.pushZeroPages ? dirty : blocks.map((block) => createBitmap(block.pages))
   const urgentToken = randomInt(URGENT_TOKENS)
   // Only our own destination takes a page twice, and only one that it has asked for.
-  let repeats = false
+  let repeats = false // until there is a second connection
   const repeated = blocks.map((block) => createBitmap(block.pages))
+  function mayRepeat(blockIndex: number, page: number): boolean {
+    if (!repeats || blocks[blockIndex]!.ratio > 1 || !window.isSlow || repeated[blockIndex]!.get(page))
+      return false
+    repeated[blockIndex]!.set(page)
+    return true
+  }
   const order = createPageOrder({
     spec: options.order,
     blocks,
@@ -180,12 +189,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     background,
     recorded: parts.recorded,
     wholeHostPages: () => outgoing.committed,
-    mayRepeat(blockIndex, page) {
-      if (!repeats || blocks[blockIndex]!.ratio > 1 || !window.isSlow || repeated[blockIndex]!.get(page))
-        return false
-      repeated[blockIndex]!.set(page)
-      return true
-    },
+    mayRepeat,
   })
   const window = createPushWindow()
   const pacer = createPacer(options.maxBandwidth, monotonicMs())
@@ -259,14 +263,22 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   })
   const { fd, urgentFd } = parts
   const urgentSender = (fd: number): Sender =>
-    createSender(fd, undefined, () => void link.pumpPeer(TO_READ, fd), parts.origin.release)
+    createSender(
+      fd,
+      undefined,
+      () => void link.pumpPeer(TO_READ, fd),
+      (pages) => parts.origin.release(pages, true),
+    )
   const sender = createSender(
     fd,
     options.ramSectionId,
-    () => void link.pumpPeer(TO_READ, fd),
-    parts.origin.release,
+    () => {
+      link.pumpPeer(TO_READ, fd)
+      serveBeside(outgoing)
+    },
+    (pages) => parts.origin.release(pages, false),
   )
-  let urgent = urgentFd === undefined ? sender : urgentSender(urgentFd)
+  let urgent: Sender = urgentFd === undefined ? sender : urgentSender(urgentFd)
   let committed = false
   let committedMs = 0
 
@@ -283,6 +295,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
       repeats = true
     },
     urgentToken,
+    mayRepeat,
     order,
     window,
     pacer,
@@ -344,32 +357,6 @@ export function sendPrefix(o: Outgoing): void {
   sender.control(encodeCommand({ name: 'PING', value: PING.ready }))
   sender.flush()
   o.link.pumpUntil(() => o.pongs.has(PING.ready), options.setupTimeoutMs, 'making RAM ready')
-}
-
-/** Where the bytes of the page are; 0 when it is zero. */
-function read(o: Outgoing, block: RamBlock, page: number): number {
-  return o.populated[block.index]!.get(page) ? o.origin.read(block, page) : 0
-}
-
-/** Puts the page that `order` has picked into a sender. */
-export function sendPick(o: Outgoing, sender: Sender = o.sender): void {
-  const { blockIndex, page, pages, reason } = o.order.pick
-  const again = reason === 'repeated'
-  const block = o.blocks[blockIndex]!
-  const before = sender.bytes
-  for (let p = page; p < page + pages; p++) {
-    const address = read(o, block, p)
-    if (address === 0) {
-      sender.zeroPage(block, p)
-      if (!again) o.stats.pagesZero++
-    } else {
-      sender.page(block, p, address)
-      if (!again) o.stats.pagesNormal++
-    }
-  }
-  if (reason === 'requested') o.stats.pagesRequested += pages
-  else if (reason === 'likely') o.stats.pagesLikely += pages
-  o.pacer.charge(sender.bytes - before)
 }
 
 /** Bytes sent so far, over all channels and connections. */

@@ -6,8 +6,9 @@ import { merge } from '../ram/bitmap.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { trace } from '../trace.js'
 import { judge, type PassResult } from './convergence.js'
-import { type Outgoing, remainingBytes, sendPick } from './outgoing.js'
+import { type Outgoing, remainingBytes } from './outgoing.js'
 import type { SwitchReason } from './report.js'
+import { sendPick } from './send-pages.js'
 
 export type PrecopyOutcome =
   | { readonly finish: 'precopy' }

@@ -7,7 +7,8 @@ import { monotonicUs } from '../os/clock.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { encodeCommand } from '../wire/messages.js'
 import { END_OF_STREAM } from '../wire/sections.js'
-import { type Outgoing, PING, remainingBytes, sendPick, sentBytes } from './outgoing.js'
+import { type Outgoing, PING, remainingBytes, sentBytes } from './outgoing.js'
+import { sendPick, serveRequests } from './send-pages.js'
 
 const LIKELY_BYTES = LIKELY_CHUNK_PAGES * TARGET_PAGE_BYTES
 
@@ -82,19 +83,6 @@ export function serveOnDemand(o: Outgoing): void {
     }
   }
 }
-
-/** All that is asked for now goes out in one call; what is asked meanwhile is next. */
-function serveRequests(o: Outgoing): void {
-  if (o.order.queued === 0) return
-  const before = o.stats.pagesRequested
-  while (o.order.nextRequested()) sendPick(o, o.urgent)
-  o.urgent.closeSection()
-  o.urgent.flush()
-  o.stall?.waited((o.stats.pagesRequested - before) * waitMs(o))
-}
-
-/** How long somebody waits for a page that was asked for when `pump` woke up, and is sent now. */
-const waitMs = (o: Outgoing): number => monotonicUs() / 1000 - o.link.wokenMs + o.window.roundTripUs / 1000
 
 /** The next pages, up to `room` bytes. Returns the bytes. */
 function pushChunk(o: Outgoing, room: number, next: () => boolean): number {

@@ -43,7 +43,7 @@ export interface Sender {
 
 /**
  * @param ramSectionId undefined on the channel for urgent pages, which has page records and nothing around them
- * @param whenSent told how many of the pages that were given are with the kernel
+ * @param whenSent told of how many pages that were given the memory may change: they are with the kernel, or never will be
  */
 export function createSender(
   fd: number,
@@ -217,6 +217,7 @@ export function createSender(
     },
     flush,
     close() {
+      if (pages > 0) whenSent(pages) // they never will be
       staging.unmap()
       table.unmap()
     },

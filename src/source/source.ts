@@ -40,7 +40,7 @@ export interface MigrateOptions {
   readonly silenceTimeoutMs?: number
   /**
    * When the connection is lost after the switch, reconnect there and go on, instead of giving up; the destination has to
-   * listen there again. Not over TLS.
+   * listen there again. Over TLS, where the migration is.
    */
   readonly recover?: string
   /** How long to try that, ms. Default 300000. */

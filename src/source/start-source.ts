@@ -10,7 +10,7 @@ import { parseUri } from '../os/channel.js'
 import { createWake } from '../os/wake.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
 import { followThread, startThread } from '../thread.js'
-import { openTunnel, type TlsConnectOptions, type Tunnel } from '../tls/tunnel.js'
+import { assertTls, openTunnel, type TlsConnectOptions, type Tunnel } from '../tls/tunnel.js'
 import type { Order, OutgoingOptions, ReconnectAt } from './outgoing.js'
 import { SOURCE_STATS, type SourceReport, type SourceStatus } from './report.js'
 import type { SourceThreadBase } from './run-source.js'
@@ -75,15 +75,26 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   const forget = beforeExit(() => order({ order: 'cancel' }))
 
   let tunnel: Tunnel | undefined
+  let recoverTunnel: Tunnel | undefined
   function connect(uri: string, recover?: ReconnectAt): void {
     if (recover !== undefined) assertRecoverable(recover, spec.data.options, spec.tls)
     if (spec.tls !== undefined) tunnel = openTunnel(uri, spec.tls)
-    order({ order: 'connect', uri: tunnel?.uri ?? uri, recover })
+    order({
+      order: 'connect',
+      uri: tunnel?.uri ?? uri,
+      recover: recover === undefined ? undefined : throughTunnel(recover),
+    })
+  }
+
+  function throughTunnel(recover: ReconnectAt): ReconnectAt {
+    if (spec.tls === undefined || recover === 'when-told') return recover
+    recoverTunnel = openTunnel(recover.uri, spec.tls)
+    return { uri: recoverTunnel.uri }
   }
 
   function takeOver(recover: ReconnectAt): void {
     assertRecoverable(recover, { push: { on: true } }, spec.tls)
-    order({ order: 'take-over', recover })
+    order({ order: 'take-over', recover: throughTunnel(recover) })
   }
 
   let isReady = (): void => {}
@@ -95,13 +106,15 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
     if ('ready' in m) isReady()
     else if ('record' in m) spec.onRecord?.(m.record)
     else if ('status' in m) events.emit('status', m.status)
-    else result = m.error === undefined ? m.done : failed(m.done, errorFromMessage(m.error), tunnel)
+    else
+      result =
+        m.error === undefined ? m.done : failed(m.done, errorFromMessage(m.error), [recoverTunnel, tunnel])
   })
   const done = ended.then(async () => {
     forget()
     wake.close()
     if (result === undefined) throw new Error('the source thread ended without a report')
-    await tunnel?.ended()
+    await Promise.all([tunnel?.ended(), recoverTunnel?.ended()])
     return result
   })
 
@@ -131,9 +144,11 @@ export type SourceThreadMessage =
 function failed(
   report: SourceReport,
   seen: Error,
-  tunnel: Tunnel | undefined,
+  /** The one of the last connection first. */
+  tunnels: readonly (Tunnel | undefined)[],
 ): SourceReport & { readonly cause: Error } {
-  const cause = tunnel?.reasonFor(seen) ?? seen
+  const cause =
+    tunnels.map((tunnel) => tunnel?.reasonFor(seen) ?? seen).find((reason) => reason !== seen) ?? seen
   const { error = '' } = report
   return { ...report, error: error.replace(seen.message, () => cause.message), cause }
 }
@@ -144,11 +159,14 @@ export function assertRecoverable(
   { push }: Recoverable,
   tls?: TlsConnectOptions,
 ): void {
-  if (recover !== 'when-told') parseUri(recover.uri)
+  if (recover !== 'when-told') {
+    if (tls === undefined) parseUri(recover.uri)
+    else assertTls(recover.uri, tls)
+  }
   const refuse = (what: string): never => {
     throw new UsageError(`a migration ${what} cannot be recovered yet`)
   }
-  if (tls !== undefined) refuse('over TLS')
+  if (tls !== undefined && recover === 'when-told') refuse('over TLS to where it is told later')
   if (!push.on) refuse('that sends pages on demand alone')
 }
 

@@ -2,7 +2,6 @@
 
 import { monotonicUs, realtimeUs } from '../os/clock.js'
 import type { Bitmap } from '../ram/bitmap.js'
-import type { RamBlock } from '../ram/block.js'
 import type { Origin } from './origin.js'
 
 export interface StoredState {
@@ -12,8 +11,8 @@ export interface StoredState {
   /** One bitmap a RAM block, one bit a target page: it is stored. All others are zero. */
   readonly present: readonly Bitmap[]
   /** As `Origin` has them. @throws ImageError when the page is not what was stored. */
-  read(block: RamBlock, page: number): number
-  release(pages: number): void
+  read: Origin['read']
+  release: Origin['release']
   close(): void
 }
 

@@ -14,9 +14,10 @@ import { encodePackage } from '../wire/package.js'
 import { END_OF_STREAM, encodeVmDescription } from '../wire/sections.js'
 import { encodeStopTime } from '../wire/stop-time.js'
 import { canonicalise, discardCommands } from './discard.js'
-import { type Outgoing, PING, sendPick } from './outgoing.js'
+import { type Outgoing, PING } from './outgoing.js'
 import { syncDirty } from './precopy.js'
 import type { SwitchReason } from './report.js'
+import { sendPick } from './send-pages.js'
 
 /** How long the destination may take over the early discards; the guest runs meanwhile. */
 const DISCARD_TIMEOUT_MS = 30_000

@@ -35,7 +35,7 @@ export interface TlsConnectOptions extends TlsOptions {
 }
 
 interface Ends {
-  /** What ended a connection, where the tunnel knows better than the engine, which saw no more than the end. */
+  /** What ended the last connection, where the tunnel knows better than the engine, which saw no more than the end. */
   reasonFor(error: Error): Error
   /** The engine is done with all its connections. Resolves when what it sent is on its way. */
   ended(): Promise<void>
@@ -138,7 +138,8 @@ export function openTunnel(to: string, tls: TlsConnectOptions): Tunnel {
 
 const DEFAULT_USER = 'qemu'
 
-function assertTcp(text: string): { readonly host: string } {
+/** @throws UsageError for what is not reached over TCP. */
+export function assertTcp(text: string): { readonly host: string } {
   const uri = parseUri(text)
   if (uri.kind === 'tcp') return uri
   throw new UsageError(`TLS is for tcp:HOST:PORT; ${text} stays on this host and needs none`)
@@ -181,7 +182,7 @@ function startTunnel(
   let lost: Error | undefined
   const followed = followThread<TunnelThreadMessage>(worker, (message) => {
     if ('refused' in message) return onRefused(errorFromMessage(message.refused) as TlsError)
-    lost ??= errorFromMessage(message.lost)
+    lost = errorFromMessage(message.lost)
     order('noted')
   })
   const ended = followed.catch((cause: Error) => {

@@ -28,6 +28,7 @@ const STRUCTS: Record<string, linux.Layout> = {
   'struct pollfd': linux.POLLFD,
   'struct msghdr': linux.MSGHDR,
   'struct addrinfo': linux.ADDRINFO,
+  'struct tcp_info': linux.TCP_INFO,
 }
 
 /** Where C's name of a field is not ours: the arms of the union in uffd_msg. */

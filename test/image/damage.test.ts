@@ -160,10 +160,10 @@ test('damaged page data is refused when it is verified, and the pages are named'
     assert.ok(error.message.includes(`block ${name}, pages ${page - (page % 16)} to`), error.message)
     assert.ok(error.offset <= at && at < error.offset + 65_536)
     const chunks = createChunkReader(opened, true)
-    assert.equal(refusal(() => chunks.read(index, page)).offset, error.offset)
+    assert.equal(refusal(() => chunks.read(index, page, false)).offset, error.offset)
     assert.equal(refusal(() => inspectFile(image.path, { verify: true })).offset, error.offset)
     restore()
-    chunks.read(index, page) // it is looked at again
+    chunks.read(index, page, false) // it is looked at again
     chunks.close()
   }
 })

@@ -1,0 +1,58 @@
+// Pages go into the senders: the one that the order has picked, and all that are asked for. Source thread.
+
+import { monotonicUs } from '../os/clock.js'
+import type { Outgoing } from './outgoing.js'
+import type { Sender } from './sender.js'
+
+/** Puts the page that `order` has picked into a sender. `again`: it has been put into the other one, too. */
+export function sendPick(o: Outgoing, sender: Sender = o.sender, again = false): void {
+  const { blockIndex, page, pages, reason } = o.order.pick
+  const counts = !again && reason !== 'repeated'
+  const block = o.blocks[blockIndex]!
+  const populated = o.populated[blockIndex]!
+  const before = sender.bytes
+  for (let p = page; p < page + pages; p++) {
+    const address = populated.get(p) ? o.origin.read(block, p, sender !== o.sender) : 0
+    if (address === 0) {
+      sender.zeroPage(block, p)
+      if (counts) o.stats.pagesZero++
+    } else {
+      sender.page(block, p, address)
+      if (counts) o.stats.pagesNormal++
+    }
+  }
+  if (reason === 'requested' && counts) o.stats.pagesRequested += pages
+  else if (reason === 'likely') o.stats.pagesLikely += pages
+  o.pacer.charge(sender.bytes - before)
+}
+
+/** All that is asked for now goes out in one call; what is asked meanwhile is next. */
+export function serveRequests(o: Outgoing): void {
+  if (o.order.queued === 0) return
+  const { pick } = o.order
+  const before = o.stats.pagesRequested
+  let twice = false
+  while (o.order.nextRequested()) {
+    sendPick(o, o.urgent)
+    if (o.urgent === o.sender || !o.mayRepeat(pick.blockIndex, pick.page)) continue
+    // Where a lost packet costs a guest long, over the other connection as well: seldom is it lost on both.
+    sendPick(o, o.sender, true)
+    twice = true
+  }
+  o.urgent.closeSection()
+  o.urgent.flush()
+  o.stall?.waited((o.stats.pagesRequested - before) * waitMs(o))
+  if (!twice) return
+  o.sender.closeSection()
+  o.sender.flush()
+}
+
+/** What is pushed has to wait for room; what is asked for meanwhile goes out beside it. */
+export function serveBeside(o: Outgoing): void {
+  if (o.urgent === o.sender || o.order.queued === 0) return
+  while (o.order.nextRequested()) sendPick(o, o.urgent)
+  o.urgent.flush()
+}
+
+/** How long somebody waits for a page that was asked for when `pump` woke up, and is sent now. */
+const waitMs = (o: Outgoing): number => monotonicUs() / 1000 - o.link.wokenMs + o.window.roundTripUs / 1000
