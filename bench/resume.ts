@@ -40,19 +40,23 @@ interface SavedVm extends StoredVm {
 
 interface Way {
   /** What it reads. */
-  readonly file: 'image' | 'stream' | 'flat'
+  readonly file: 'image' | 'recorded' | 'stream' | 'flat'
   /** QEMU's major version. */
   readonly since?: number
   run(vm: SavedVm): Promise<ResumeTimes>
 }
 
 /** `farfault resume`, with options. An order is one line more. */
-const resumeBy = (options: Omit<ResumeOptions, 'command'> = {}): Way => ({
-  file: 'image',
+const resumeBy = (
+  options: Omit<ResumeOptions, 'command'> = {},
+  file: 'image' | 'recorded' = 'image',
+): Way => ({
+  file,
   since: options.map === true ? MAPPED_RAM_SINCE : 0,
-  run({ binary, options: machine, directory, image }) {
+  run(vm) {
+    const { binary, options: machine, directory } = vm
     const command = [binary.path, ...testGuestArgs(directory, machine)]
-    return runForJson(nodeChild('resume.child', image, JSON.stringify({ ...options, command })))
+    return runForJson(nodeChild('resume.child', vm[file], JSON.stringify({ ...options, command })))
   },
 })
 
@@ -109,7 +113,11 @@ const mapPrivately = ({ flat, options }: SavedVm): string[] => {
 
 /** One line for each way. */
 const WAYS: Readonly<Record<string, Way>> = {
-  farfault: resumeBy(),
+  'farfault, no record': resumeBy({ record: false }),
+  'farfault, linear': resumeBy({ order: 'linear', record: false }),
+  'farfault, fault-around': resumeBy({ order: 'fault-around', record: false }),
+  'farfault, bubbling': resumeBy({ order: 'bubbling', record: false }),
+  'farfault, recorded': resumeBy({}, 'recorded'),
   'farfault --no-push': resumeBy({ push: false }),
   'farfault --map': resumeBy({ map: true }),
   'exec:': restoreBy('stream', { uri: ({ stream }) => `exec:cat ${stream}` }),

@@ -17,8 +17,10 @@ const LIMIT = 10 * MiB
 
 /** One line for each way to serve; all are compared with the last. */
 const SOURCES: Readonly<Record<string, SourceKind>> = {
-  farfault: farfault(),
-  'farfault --quiet-time 0': farfault({ quietMs: 0 }),
+  'farfault, no record': farfault({ record: false }),
+  'farfault, linear': farfault({ order: 'linear', record: false }),
+  'farfault, bubbling': farfault({ order: 'bubbling', record: false }),
+  'farfault, recorded': farfault({}, 'recorded'),
   qemu: qemuSource,
 }
 const [COMPARED] = Object.keys(SOURCES).slice(-1) as [string]

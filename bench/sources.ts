@@ -30,10 +30,10 @@ export interface ReadySource {
 export type SourceKind = (vm: StoredVm, limit: number) => Promise<ReadySource>
 
 export const farfault =
-  (options: ServeOptions = {}): SourceKind =>
+  (options: ServeOptions = {}, image: 'image' | 'recorded' = 'image'): SourceKind =>
   async (vm, limit) => {
     const child = start(
-      nodeChild('serve.child', vm.image, JSON.stringify({ ...options, maxBandwidth: limit })),
+      nodeChild('serve.child', vm[image], JSON.stringify({ ...options, maxBandwidth: limit })),
     )
     await child.line() // ready
     return {

@@ -1,7 +1,7 @@
 // A VM that is there twice: in a QEMU that stands still, and in an image that was parked from it. One for all rounds of a
 // benchmark, so that every variant begins with the same.
 
-import { mkdtempSync, rmSync } from 'node:fs'
+import { linkSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { park } from '../src/index.js'
@@ -17,6 +17,8 @@ export interface StoredVm {
   readonly options: TestGuestOptions
   readonly directory: string
   readonly image: string
+  /** The same under another name, for runs that begin with what earlier ones have recorded. The first turn, which does not count, records. */
+  readonly recorded: string
   /** How far the guest was when it was parked. */
   readonly parkedAt: Beat
   /** How far the guest in `qemu` is: a hair further after each time that it was saved. */
@@ -38,8 +40,11 @@ export async function storeVm(binary: QemuBinary, options: TestGuestOptions): Pr
   const beat = (): Beat => lastBeat(qemu.output())!
   const parkedAt = beat()
   await park({ qmp, path: image })
+  const recorded = join(directory, 'recorded.img')
+  linkSync(image, recorded)
+  linkSync(`${image}.json`, `${recorded}.json`)
   await wakeUp(qemu)
-  return { binary, options, directory, image, parkedAt, beat, qemu }
+  return { binary, options, directory, image, recorded, parkedAt, beat, qemu }
 }
 
 /** It has been saved, and can be saved again; its guest stands still. */
