@@ -69,6 +69,8 @@ const wanted = options()
 const tables: string[] = []
 for (const [name, make] of Object.entries(BENCHMARKS)) {
   if (wanted.names.length > 0 && !wanted.names.includes(name)) continue
-  for (const benchmark of make(wanted)) tables.push(await run(narrow(benchmark, wanted), wanted.save))
+  const chosen = make(wanted).map((benchmark) => narrow(benchmark, wanted))
+  for (const benchmark of chosen.filter(({ variants }) => variants.length > 0))
+    tables.push(await run(benchmark, wanted.save))
 }
 console.log(`\n${tables.join('\n\n')}`)

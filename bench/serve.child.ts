@@ -1,5 +1,6 @@
 // serve.child IMAGE OPTIONS: farfault as the source of a parked VM. OPTIONS: those of `serveImage`, JSON. Says `ready`; is told
-// `connect URI`, and perhaps `unlimited`, by lines; says what it sent (`Moved`) at the end.
+// `connect URI`, and perhaps `unlimited`, by lines; says what it sent (`Moved`) at the
+// end, and stays until it is stopped: what it takes may be looked at still.
 
 import assert from 'node:assert/strict'
 import { createInterface } from 'node:readline'
@@ -25,4 +26,3 @@ assert.ok(report.ok, report.error)
 const { user, system } = process.cpuUsage(before)
 const moved: Moved = { bytes: report.bytes, cpuMs: (user + system) / 1000 }
 console.log(JSON.stringify(moved))
-orders.close()
