@@ -123,7 +123,7 @@ export const RECEIVE_OPTIONS = {
   ),
   ...TLS_LISTEN_OPTIONS,
   preempt: flag(
-    "the source is a QEMU that opens a second connection for pages that are asked for (postcopy-preempt); farfault's own does so unasked",
+    "the source is a QEMU that opens a second connection for pages that are asked for (postcopy-preempt); farfault's own does so unasked where a round trip is long",
   ),
   recover: optional(
     'URI',

@@ -79,7 +79,7 @@ export interface OutgoingOptions {
   /** A second connection for requested pages (QEMU's postcopy-preempt); the destination must expect it. */
   readonly preempt: boolean
   /** Ask for such a connection; a destination of our own says whether it takes one. */
-  readonly urgent: boolean
+  readonly urgent: boolean | 'where-slow'
   /** How long to try to reconnect, where that was asked for, ms. */
   readonly recoverTimeMs: number
   /** How long the destination may say and take nothing while it is waited for, ms; undefined: see `LIMITS.silenceMs`. */
@@ -335,14 +335,14 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
  * Everything up to the RAM block list, and the wait until the destination has made its RAM ready: a guest that is
  * stopped before that would stand still while the other side allocates.
  */
-export function sendPrefix(o: Outgoing): void {
+export function sendPrefix(o: Outgoing, asksForUrgent = false): void {
   const { sender, blocks, options } = o
   const postcopy = options.postcopy !== 'never'
   sender.control(encodeHeader())
   sender.control(encodeConfiguration(options.configuration))
   sender.control(encodeCommand({ name: 'OPEN_RETURN_PATH' }))
   sender.control(encodeCommand({ name: 'PING', value: PING.start }))
-  if (options.urgent) askForUrgent(o)
+  if (asksForUrgent) askForUrgent(o)
   if (postcopy) {
     sender.control(
       encodeCommand({

@@ -7,7 +7,7 @@ import type { Moment } from '../guest/guest-messages.js'
 import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
 import { createRecorder, type Recorder, type RecordLimits } from '../order/recorder.js'
-import { connectTo, releaseChannel, shutdownChannel } from '../os/channel.js'
+import { connectTo, releaseChannel, roundTripUs, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
 import { type Wake, wakeFromFd } from '../os/wake.js'
 import { createBitmap } from '../ram/bitmap.js'
@@ -36,6 +36,7 @@ import type { SourceThreadMessage } from './start-source.js'
 import { SOURCE_STATUS } from './status.js'
 import { completePrecopy, switchToPostcopy } from './switchover.js'
 import { openUrgent } from './urgent.js'
+import { SLOW_ROUND_TRIP_US } from './window.js'
 
 /** What every source thread is started with. */
 export interface SourceThreadBase {
@@ -126,8 +127,10 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
     const parts = serve(recoverAt)
     const o = createOutgoing({ ...parts, fd: p.fd, urgentFd: p.urgentFd })
     p.outgoing = o
-    sendPrefix(o)
-    if (options.urgent) p.urgentFd = openUrgent(o, uri, wake.fd)
+    const { urgent } = options
+    const asks = urgent === 'where-slow' ? roundTripUs(p.fd) >= SLOW_ROUND_TRIP_US : urgent
+    sendPrefix(o, asks)
+    if (asks) p.urgentFd = openUrgent(o, uri, wake.fd)
     status.step('ready')
     p.outcome = runPrecopy(o)
     if (p.outcome.finish === 'precopy') {

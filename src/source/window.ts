@@ -18,7 +18,8 @@ const QUEUE_ROUND_TRIPS_MAX = 0.25
 const QUEUE_UNASKED_US = 3000
 /** The highest rate is forgotten after one to two of these. */
 const EPOCH_US = 100_000
-const SLOW_ROUND_TRIP_US = 2000
+/** From here on a lost packet costs a guest long. */
+export const SLOW_ROUND_TRIP_US = 2000
 
 export interface PushWindow {
   /**
