@@ -250,6 +250,7 @@ function receive(): void {
   function waitForSource(error: ChannelError): void {
     incoming.prepared!.placer.abandon()
     urgent.abandon()
+    shutdownChannel(channelFd) // it may be the other connection that is lost: the source is to know
     requests = returnPath
     status.step('channelLost')
     tell({ paused: errorToMessage(error) })
