@@ -258,7 +258,7 @@ async function recoverFromCuts(seed: number, cuts: number): Promise<void> {
 }
 
 /** `CUTS=200` for more by hand. */
-const CUTS = Number(process.env.CUTS ?? 12)
+const CUTS = Number(process.env.CUTS ?? 8)
 
 test('cut at random points after the guest runs there: recovered, each page once', options, async () => {
   for (let seed = 1; seed <= CUTS; seed++) await recoverFromCuts(seed, 1)

@@ -16,7 +16,7 @@ import { pmemsave, startTestGuest } from '../qemu/guests.js'
 
 const MiB = 1024 * 1024
 const RAM_MIB = 64
-const BREAKS = 3
+const BREAKS = 2
 const directory = temporaryDirectory({ after } as never)
 
 const parked = new Map<string, Promise<string>>()
