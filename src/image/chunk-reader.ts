@@ -58,7 +58,7 @@ export function createChunkReader(image: Image, verify: boolean): ChunkReader {
     },
     release(pages, urgent) {
       const lane = urgent ? lanes.urgent : lanes.other
-      lane.reading -= pages
+      lane.reading = Math.max(0, lane.reading - pages)
       if (lane.reading === 0) lane.slotOf.clear()
     },
     close() {

@@ -19,7 +19,7 @@ export interface Origin {
    * `release`; 0 when it is zero all the same.
    */
   read(block: RamBlock, page: number, urgent: boolean): number
-  /** So many of the pages that were read for that channel are sent, or will not be. */
+  /** So many of the pages that were read for that channel are sent, or (Infinity) none that is left will be. */
   release(pages: number, urgent: boolean): void
   /** There is a guest that runs here until it is stopped. */
   readonly runs: boolean

@@ -43,7 +43,8 @@ export interface Sender {
 
 /**
  * @param ramSectionId undefined on the channel for urgent pages, which has page records and nothing around them
- * @param whenSent told of how many pages that were given the memory may change: they are with the kernel, or never will be
+ * @param whenSent told of how many pages that were read for it the memory may change: they are with the kernel, or, when it is closed,
+ *   all that are left, Infinity
  */
 export function createSender(
   fd: number,
@@ -217,7 +218,7 @@ export function createSender(
     },
     flush,
     close() {
-      if (pages > 0) whenSent(pages) // they never will be
+      whenSent(Number.POSITIVE_INFINITY) // nor will one be that a lost connection kept from getting in here
       staging.unmap()
       table.unmap()
     },
