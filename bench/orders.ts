@@ -7,14 +7,14 @@ import { join } from 'node:path'
 import { convertStream } from '../src/image/convert.js'
 import { workingSetPath } from '../src/image/sidecar.js'
 import { ORDERS, type OrderName, replayTrace, resume } from '../src/index.js'
-import { setMigrationCapabilities, waitForMigration } from '../src/qemu/migration.js'
+import { waitForMigration } from '../src/qemu/migration.js'
 import { findQemus, LINUX_GUEST, type QemuBinary } from '../test/qemu/find.js'
 import { startTestGuest } from '../test/qemu/guests.js'
 import type { Benchmark, Sample, Variant } from './benchmark.js'
+import { lazily, prepareToSave } from './stored-vm.js'
 
 const RAM_MIB = 256
 const MACHINE = 'pc-q35-7.2'
-const UNLIMITED = 2 ** 44
 /** How long a run is watched, and the trace taken, ms. */
 const WATCH_MS = 6000
 const BEAT_MS_MAX = 60_000
@@ -23,8 +23,6 @@ interface Parked {
   readonly directory: string
   readonly image: string
 }
-
-const parked = new Map<string, Promise<Parked>>()
 
 async function park(binary: QemuBinary): Promise<Parked> {
   const directory = mkdtempSync(join(tmpdir(), 'farfault-bench-orders-'))
@@ -35,8 +33,7 @@ async function park(binary: QemuBinary): Promise<Parked> {
   try {
     await qemu.waitForOutput(/beat 5\r?\n/, { timeoutMs: BEAT_MS_MAX })
     await qemu.qmp.execute('stop')
-    await setMigrationCapabilities(qemu.qmp, { 'return-path': false })
-    await qemu.qmp.execute('migrate-set-parameters', { 'max-bandwidth': UNLIMITED })
+    await prepareToSave(qemu)
     await qemu.qmp.execute('migrate', { uri: `exec:cat > ${image}.stream` })
     await waitForMigration(qemu.qmp, ['completed'])
   } finally {
@@ -47,11 +44,14 @@ async function park(binary: QemuBinary): Promise<Parked> {
   return { directory, image }
 }
 
-function imageOf(binary: QemuBinary): Promise<Parked> {
-  const image = parked.get(binary.version) ?? park(binary)
-  parked.set(binary.version, image)
-  return image
-}
+/** One for each QEMU, and for all rounds. */
+const PARKED = findQemus().map((binary) => ({
+  binary,
+  vm: lazily(
+    () => park(binary),
+    async ({ directory }) => rmSync(directory, { recursive: true, force: true }),
+  ),
+}))
 
 /** @param order undefined: on demand, which takes the trace. */
 async function run(binary: QemuBinary, { image }: Parked, order: OrderName | undefined): Promise<Sample> {
@@ -89,11 +89,11 @@ async function run(binary: QemuBinary, { image }: Parked, order: OrderName | und
   }
 }
 
-const variantsOf = (binary: QemuBinary): readonly Variant[] =>
+const variantsOf = ({ binary, vm: parked }: (typeof PARKED)[number]): readonly Variant[] =>
   (Object.keys(ORDERS) as OrderName[]).map((order, i) => ({
     name: `${order}, ${binary.version}`,
     async run() {
-      const vm = await imageOf(binary)
+      const vm = await parked.get()
       if (i === 0) {
         // A trace for each round: one that was taken in a bad moment of the machine must not speak for all.
         rmSync(workingSetPath(vm.image), { force: true })
@@ -102,8 +102,6 @@ const variantsOf = (binary: QemuBinary): readonly Variant[] =>
       return run(binary, vm, order)
     },
   }))
-
-const qemus = findQemus()
 
 export const orders: Benchmark = {
   name: 'orders',
@@ -116,13 +114,13 @@ export const orders: Benchmark = {
     { name: 'blocktime', unit: 'ms' },
     { name: 'beat', unit: 'ms' },
   ],
-  variants: qemus.flatMap(variantsOf),
-  ratios: qemus.flatMap(({ version }) =>
+  variants: PARKED.flatMap(variantsOf),
+  ratios: PARKED.flatMap(({ binary: { version } }) =>
     (['fault-around', 'bubbling', 'recorded', 'recorded-around'] as const).map(
       (order) => [`${order}, ${version}`, `linear, ${version}`] as const,
     ),
   ),
   async finish() {
-    for (const each of parked.values()) rmSync((await each).directory, { recursive: true, force: true })
+    for (const { vm } of PARKED) await vm.end()
   },
 }

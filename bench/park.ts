@@ -10,16 +10,15 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { buildRom, romRange } from '../src/guest/rom.js'
 import type { Qemu } from '../src/qemu/launch.js'
-import { setMigrationCapabilities, waitForMigration } from '../src/qemu/migration.js'
+import { waitForMigration } from '../src/qemu/migration.js'
 import { findQemus, type QemuBinary } from '../test/qemu/find.js'
 import { startTestGuest } from '../test/qemu/guests.js'
 import type { Benchmark, Sample, Variant } from './benchmark.js'
+import { prepareToSave, wakeUp } from './stored-vm.js'
 
 const MiB = 2 ** 20
 const RAM_MIB = 1024
 const MAIN = fileURLToPath(new URL('../src/cli/main.js', import.meta.url))
-/** As `park` sets it. */
-const UNLIMITED = 2 ** 44
 const FILL_MS_MAX = 120_000
 const SAVE_MS_MAX = 120_000
 /**
@@ -55,12 +54,6 @@ function vmOf(binary: QemuBinary): Promise<Vm> {
   return vm
 }
 
-/** It has been saved, and can be saved again. */
-async function wakeUp({ qemu }: Vm): Promise<void> {
-  await qemu.qmp.execute('cont')
-  await qemu.qmp.execute('stop')
-}
-
 async function endVms(): Promise<void> {
   for (const vm of vms.values()) {
     const { qemu, directory } = await vm
@@ -89,7 +82,7 @@ async function park(vm: Vm, ...options: readonly string[]): Promise<Sample> {
   const disk = (statSync(image).blocks * 512) / MiB
   rmSync(image)
   rmSync(`${image}.json`)
-  await wakeUp(vm)
+  await wakeUp(vm.qemu)
   return { save: durationMs, command, disk }
 }
 
@@ -98,8 +91,7 @@ async function saveByShell(vm: Vm, then: (file: string) => string): Promise<Samp
   const { qemu, directory } = vm
   const file = join(directory, 'saved')
   const finished = join(directory, 'finished')
-  await setMigrationCapabilities(qemu.qmp, { 'return-path': false })
-  await qemu.qmp.execute('migrate-set-parameters', { 'max-bandwidth': UNLIMITED })
+  await prepareToSave(qemu)
   const startMs = performance.now()
   await qemu.qmp.execute('migrate', { uri: `exec:cat > ${file}${then(file)}; touch ${finished}` })
   await waitForMigration(qemu.qmp, ['completed'], { timeoutMs: SAVE_MS_MAX })
@@ -108,7 +100,7 @@ async function saveByShell(vm: Vm, then: (file: string) => string): Promise<Samp
   const disk = (statSync(file).blocks * 512) / MiB
   rmSync(file)
   rmSync(finished)
-  await wakeUp(vm)
+  await wakeUp(qemu)
   return { save, command: save, disk }
 }
 

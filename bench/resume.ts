@@ -6,7 +6,7 @@ import { execFileSync } from 'node:child_process'
 import { join } from 'node:path'
 import { openImage } from '../src/image/image.js'
 import type { ResumeOptions } from '../src/index.js'
-import { setMigrationCapabilities, waitForMigration } from '../src/qemu/migration.js'
+import { waitForMigration } from '../src/qemu/migration.js'
 import type { QemuBinary } from '../test/qemu/find.js'
 import { startTestGuest, testGuestArgs } from '../test/qemu/guests.js'
 import type { Benchmark, Variant } from './benchmark.js'
@@ -14,7 +14,7 @@ import { type BenchOptions, wantedQemus } from './options.js'
 import { dropFromCache, readIntoCache } from './process-facts.js'
 import { nodeChild, RUN_MS_MAX, runForJson } from './programs.js'
 import { farfault, nowhere, type SourceKind } from './sources.js'
-import { forgetVm, lazily, type StoredVm, storeVm } from './stored-vm.js'
+import { forgetVm, lazily, prepareToSave, type StoredVm, storeVm } from './stored-vm.js'
 import { BEAT, type Workload, workloadOptions } from './workloads.js'
 
 const MiB = 2 ** 20
@@ -139,8 +139,7 @@ async function saveVm(binary: QemuBinary, work: Workload, ramMiB: number): Promi
   const vm = await storeVm(binary, workloadOptions(work, ramMiB))
   const { qmp } = vm.qemu
   const stream = join(vm.directory, 'stream')
-  await setMigrationCapabilities(qmp, { 'return-path': false })
-  await qmp.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 44 })
+  await prepareToSave(vm.qemu)
   await qmp.execute('migrate', { uri: `exec:cat > ${stream}` })
   await waitForMigration(qmp, ['completed'], { timeoutMs: RUN_MS_MAX })
   await vm.qemu.quit()

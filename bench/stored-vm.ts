@@ -6,6 +6,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { park } from '../src/index.js'
 import type { Qemu } from '../src/qemu/launch.js'
+import { setMigrationCapabilities } from '../src/qemu/migration.js'
+import { UNLIMITED } from '../src/qemu/save.js'
 import type { QemuBinary } from '../test/qemu/find.js'
 import { startTestGuest, type TestGuestOptions } from '../test/qemu/guests.js'
 import { RUN_MS_MAX } from './programs.js'
@@ -45,6 +47,12 @@ export async function storeVm(binary: QemuBinary, options: TestGuestOptions): Pr
   linkSync(`${image}.json`, `${recorded}.json`)
   await wakeUp(qemu)
   return { binary, options, directory, image, recorded, parkedAt, beat, qemu }
+}
+
+/** It can be saved to a file, which gives no answer, and as fast as it can. */
+export async function prepareToSave({ qmp }: Qemu): Promise<void> {
+  await setMigrationCapabilities(qmp, { 'return-path': false })
+  await qmp.execute('migrate-set-parameters', { 'max-bandwidth': UNLIMITED })
 }
 
 /** It has been saved, and can be saved again; its guest stands still. */

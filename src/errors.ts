@@ -13,6 +13,9 @@ export class FarfaultError extends Error {
   }
 }
 
+/** What was thrown, as a sentence. */
+export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+
 export interface ProtocolErrorFields {
   /** Byte offset in the stream at which the offending record or field begins. */
   readonly offset: number

@@ -2,6 +2,7 @@
 
 import { spawn } from 'node:child_process'
 import { resolve } from 'node:path'
+import { messageOf } from '../errors.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import { milliseconds } from './text.js'
 
@@ -37,7 +38,7 @@ export async function orTellError<T>(promise: Promise<T>): Promise<T> {
   try {
     return await promise
   } catch (error) {
-    tellParent({ error: error instanceof Error ? error.message : String(error) })
+    tellParent({ error: messageOf(error) })
     throw error
   }
 }

@@ -1,6 +1,7 @@
 // A guest as the commands follow it: what it printed, and whether it broke. Main thread.
 
 import { setTimeout as sleep } from 'node:timers/promises'
+import { messageOf } from '../errors.js'
 import type { GuestCheck, GuestHandle } from '../index.js'
 import type { SideGuest } from './reports.js'
 import { followPrinted, type Printed } from './serial.js'
@@ -62,7 +63,7 @@ export function followGuest(handle: GuestHandle, onOutput?: (bytes: Uint8Array) 
         if (failure !== undefined) throw failure
         return await handle.check()
       } catch (error) {
-        return { ok: false, detail: error instanceof Error ? error.message : String(error) }
+        return { ok: false, detail: messageOf(error) }
       }
     },
   }

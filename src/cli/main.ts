@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Entry of the farfault command: finds the command in the table, and turns its end into an exit status. Main thread.
 
-import { UsageError } from '../errors.js'
+import { messageOf, UsageError } from '../errors.js'
 import { leaveProcess } from '../os/leave.js'
 import { threadsStarted } from '../thread.js'
 import { COMMANDS, type Command } from './commands.js'
@@ -51,7 +51,7 @@ async function runReported(command: Command, values: Parameters<Command['run']>[
     return await command.run(values)
   } catch (error) {
     if (error instanceof UsageError) throw error
-    const message = error instanceof Error ? error.message : String(error)
+    const message = messageOf(error)
     if (values.json === true) print(JSON.stringify({ ok: false, error: message }))
     complain(message)
     return EXIT.failed

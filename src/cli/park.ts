@@ -1,5 +1,6 @@
 // `farfault park`: a VM's whole state goes into an image. Main thread.
 
+import { messageOf } from '../errors.js'
 import {
   CancelledError,
   convertStream,
@@ -88,7 +89,7 @@ export async function parkCommand(values: ParkValues & Operands): Promise<ExitCo
   } catch (error) {
     if (error instanceof UsageError) throw error
     line.end()
-    const message = error instanceof Error ? error.message : String(error)
+    const message = messageOf(error)
     const durationMs = performance.now() - startMs
     const failed = { ok: false, error: message, image: path, how, ...NOTHING, durationMs }
     if (values.json) finish(true, line, failed)

@@ -23,7 +23,7 @@ import { createStats } from '../stats.js'
 import { sayEnded } from '../thread.js'
 import { trace } from '../trace.js'
 import { createStreamReader } from '../wire/reader.js'
-import { urgentValue } from '../wire/urgent.js'
+import { LONG_ROUND_TRIP_US, urgentValue } from '../wire/urgent.js'
 import { createBlocktime } from './blocktime.js'
 import { createFaults } from './faults.js'
 import { type Announcement, createIncoming, type Incoming, type Prepared } from './incoming.js'
@@ -41,9 +41,6 @@ const SHUT = { complete: 0, guestNeverRan: 1, guestRan: 2 } as const
 
 /** How long nothing may come over the second connection when the first has ended, and pages are missing, ms. */
 const LAST_PAGES_MS = 10_000
-
-/** From here on a lost request is worse than a second one, µs. */
-const LONG_ROUND_TRIP_US = 2000
 
 /** How long a source may take to say what it is, ms. */
 const FIRST_WORDS_MS = 30_000

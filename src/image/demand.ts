@@ -1,6 +1,7 @@
 // What is known of the pages that a parked VM asks for, and what a run of it adds. Main thread. Nothing here may hurt the
 // VM: what cannot be read is ignored, what cannot be written is said.
 
+import { messageOf } from '../errors.js'
 import { LIMITS } from '../limits.js'
 import { chooseOrder, ORDERS, type OrderChoice, type OrderName } from '../order/orders.js'
 import type { DemandRecord, RecordLimits } from '../order/recorder.js'
@@ -54,8 +55,6 @@ export interface Demand {
   take(record: DemandRecord): void
   report(): DemandReport
 }
-
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 
 const sizeOf = (file: string, { pages, records }: WorkingSetFile) => ({ file, pages: pages.length, records })
 

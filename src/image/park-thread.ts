@@ -4,7 +4,7 @@
 // Whatever fails before is SHUT(1): the image does not exist, and the guest goes on at the source.
 
 import { parentPort, workerData } from 'node:worker_threads'
-import { ChannelError, type ErrorMessage, errorToMessage, ProtocolError } from '../errors.js'
+import { ChannelError, type ErrorMessage, errorToMessage, messageOf, ProtocolError } from '../errors.js'
 import { LIMITS } from '../limits.js'
 import { acceptOn, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
@@ -157,7 +157,7 @@ function report(error?: unknown): ParkReport {
   const normal = written?.presentPages ?? 0
   return {
     ok: error === undefined,
-    ...(error === undefined ? {} : { error: error instanceof Error ? error.message : String(error) }),
+    ...(error === undefined ? {} : { error: messageOf(error) }),
     machine,
     mode,
     returnPath,

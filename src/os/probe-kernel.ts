@@ -1,7 +1,7 @@
 // The host probe's checks that try something on the running kernel: locking, a test page, write tracking, scans, pools.
 
 import { readdirSync, readFileSync } from 'node:fs'
-import { FarfaultError } from '../errors.js'
+import { messageOf } from '../errors.js'
 import { lockedMemoryFlags, mapAnonymous, mlockall, munlockall, pageSize, viewOf } from './mapping.js'
 import { createPageScanner, startWriteTracking, WRITE_TRACKING_FEATURES } from './pagemap.js'
 import { type Finding, missingFrom, NEWER_KERNEL } from './probe-finding.js'
@@ -129,9 +129,4 @@ function attempt(failure: string, remedy: string, body: () => string): Finding {
   } catch (error) {
     return { ok: false, detail: `${failure}: ${messageOf(error)}`, remedy }
   }
-}
-
-function messageOf(error: unknown): string {
-  if (error instanceof FarfaultError) return error.message
-  return error instanceof Error ? error.message : String(error)
 }

@@ -25,7 +25,7 @@ const SWITCHED_OFF = [
 ] as const
 
 /** Bytes a second that no host reaches. */
-const UNLIMITED = 2 ** 44
+export const UNLIMITED = 2 ** 44
 const DOWNTIME_MS_MAX = 2_000_000
 const POLL_MS = 20
 

@@ -2,7 +2,7 @@
 // Blocks in poll and in nothing else; the main thread reaches it through its port and the wake descriptor.
 
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads'
-import { CancelledError, ChannelError, errorToMessage } from '../errors.js'
+import { CancelledError, ChannelError, errorToMessage, messageOf } from '../errors.js'
 import type { Moment } from '../guest/guest-messages.js'
 import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
@@ -15,6 +15,7 @@ import { blockOfPage, type RamBlock, totalPages } from '../ram/block.js'
 import { createStats } from '../stats.js'
 import { sayEnded } from '../thread.js'
 import { trace } from '../trace.js'
+import { LONG_ROUND_TRIP_US } from '../wire/urgent.js'
 import type { Origin } from './origin.js'
 import {
   createOutgoing,
@@ -36,7 +37,6 @@ import type { SourceThreadMessage } from './start-source.js'
 import { SOURCE_STATUS } from './status.js'
 import { completePrecopy, switchToPostcopy } from './switchover.js'
 import { openUrgent } from './urgent.js'
-import { SLOW_ROUND_TRIP_US } from './window.js'
 
 /** What every source thread is started with. */
 export interface SourceThreadBase {
@@ -128,7 +128,7 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
     const o = createOutgoing({ ...parts, fd: p.fd, urgentFd: p.urgentFd })
     p.outgoing = o
     const { urgent } = options
-    const asks = urgent === 'where-slow' ? roundTripUs(p.fd) >= SLOW_ROUND_TRIP_US : urgent
+    const asks = urgent === 'where-slow' ? roundTripUs(p.fd) >= LONG_ROUND_TRIP_US : urgent
     sendPrefix(o, asks)
     if (asks) p.urgentFd = openUrgent(o, uri, wake.fd)
     status.step('ready')
@@ -305,6 +305,6 @@ function hearLastWords(o: Outgoing | undefined, error: unknown): void {
 
 function explain(p: Progress, error: unknown): string {
   const { ifKept, ifGone } = p.origin?.words ?? { ifKept: '', ifGone: '' }
-  const message = error instanceof Error ? error.message : String(error)
+  const message = messageOf(error)
   return `${message}${neverRanThere(p) ? ifKept : ifGone}`
 }

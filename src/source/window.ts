@@ -6,6 +6,8 @@
 // is tolerated. A PONG that is late because a machine is busy says nothing about the link, so it is the highest rate that
 // counts: a window that shrank with each late PONG would leave a fast link idle.
 
+import { LONG_ROUND_TRIP_US } from '../wire/urgent.js'
+
 const CHUNK_BYTES_MIN = 16 * 1024
 const CHUNK_BYTES_MAX = 256 * 1024
 const WINDOW_BYTES_MIN = CHUNK_BYTES_MIN
@@ -18,8 +20,6 @@ const QUEUE_ROUND_TRIPS_MAX = 0.25
 const QUEUE_UNASKED_US = 3000
 /** The highest rate is forgotten after one to two of these. */
 const EPOCH_US = 100_000
-/** From here on a lost packet costs a guest long. */
-export const SLOW_ROUND_TRIP_US = 2000
 
 export interface PushWindow {
   /**
@@ -80,7 +80,7 @@ export function createPushWindow(): PushWindow {
       return windowBytes
     },
     get isSlow() {
-      return roundTripUsMin >= SLOW_ROUND_TRIP_US
+      return roundTripUsMin >= LONG_ROUND_TRIP_US
     },
     get roundTripUs() {
       return flying.size > 0 ? roundTripUsLast : Math.min(roundTripUsLast, roundTripUsMin)

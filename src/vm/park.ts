@@ -6,7 +6,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { resolve as absolute, join } from 'node:path'
-import { CancelledError, ChannelError, type FarfaultError, GuestError } from '../errors.js'
+import { CancelledError, ChannelError, type FarfaultError, GuestError, messageOf } from '../errors.js'
 import { adoptImage } from '../image/adopt.js'
 import { type Parking, parkFrom } from '../image/park.js'
 import type { ParkReport } from '../image/park-report.js'
@@ -155,7 +155,7 @@ async function giveUp(
   const report = await parking.done
   if (report.ok && !(error instanceof GuestError || error instanceof CancelledError)) {
     // The last word of QEMU is missing: it had all it wanted, so the image is what must not be lost.
-    const what = error instanceof Error ? error.message : String(error)
+    const what = messageOf(error)
     return new ChannelError(
       `${path} is whole, but whether QEMU has let go of its guest is not known: ${what}`,
     )

@@ -9,6 +9,9 @@
 
 import { encodeCommand } from './messages.js'
 
+/** Round trip, µs, from which on a lost packet costs a guest so long that a page, or a request, is worth a second copy. */
+export const LONG_ROUND_TRIP_US = 2000
+
 /** High byte of the value; the rest is a number that the source made up, so that nobody else is taken for it. */
 const WORDS = { asked: 0xfa, welcome: 0xfb, here: 0xfc } as const
 type Word = keyof typeof WORDS

@@ -2,7 +2,6 @@
 // destination that an image is served to. With certificates and with pre-shared keys; right ones and wrong ones.
 
 import assert from 'node:assert/strict'
-import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { after, type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -17,7 +16,7 @@ import { assertNoImage, assertSound, startVm } from '../park/vms.js'
 import { findQemu, skipReason } from '../qemu/find.js'
 import { pmemsave, startTestGuest, type TestGuestOptions } from '../qemu/guests.js'
 import { issue, makeAuthority, writeKeys } from './certificates.js'
-import { type Listening, listenOverTls } from './listening.js'
+import { freePort, type Listening, listenOverTls } from './listening.js'
 
 const MiB = 1024 * 1024
 const RAM_MIB = 64
@@ -99,14 +98,6 @@ async function assertAllFail(qemu: Qemu, listening: Listening, ids: readonly str
 
 const statusOf = async (qemu: Qemu): Promise<string> =>
   (await qemu.qmp.execute<{ status: string }>('query-status')).status
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as { port: number }
-  await new Promise((resolve) => server.close(resolve))
-  return port
-}
 
 let parked: Promise<string> | undefined
 

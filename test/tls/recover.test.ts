@@ -10,6 +10,7 @@ import { assertMoved, assertSoundAndEnd, MiB, startPattern } from '../engine/gue
 import { postcopySkipReason } from '../engine/host.js'
 import { temporaryDirectory } from '../image/images.js'
 import { issue, makeAuthority, writeKeys } from './certificates.js'
+import { freePort } from './listening.js'
 
 const options = { skip: postcopySkipReason(), timeout: 120_000 }
 const root = temporaryDirectory({ after } as never)
@@ -39,15 +40,6 @@ async function startRelay(t: TestContext, to: () => number) {
       for (const socket of open) socket.resetAndDestroy()
     },
   }
-}
-
-/** A port that was free a moment ago. */
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as { port: number }
-  await new Promise((resolve) => server.close(resolve))
-  return port
 }
 
 const portOf = (uri: string): number => Number(/\d+$/.exec(uri)![0])
