@@ -299,14 +299,15 @@ test('a page that is slow to come over one connection is taken from the other', 
   await assertSoundAndEnd(moved)
 })
 
+// Few records go over the first one, where the guest asks for most of its pages before they are pushed.
 for (const [what, fault] of [
-  ['the second connection', urgently],
-  ['the first of two connections', forward],
+  ['the second connection', { ...urgently, after: 20 }],
+  ['the first of two connections', { ...forward, after: 3 }],
 ] as const) {
   for (const by of ['rst', 'fin'] as const) {
     test(`${what} is cut by ${by}: recovered, over one`, options, async () => {
       const guest = await startPattern({ blocks: BLOCKS })
-      const plan: Fault[] = [{ ...fault, from: 'loaded', after: 20, action: { do: 'cut', by } }]
+      const plan: Fault[] = [{ ...fault, from: 'loaded', action: { do: 'cut', by } }]
       const pair = await beginThroughProxy(guest, {
         ...{ ...TWO_CHANNELS, plan, listen: unixPair, recovers: true },
       })
