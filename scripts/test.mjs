@@ -21,6 +21,7 @@ const DIST = join(ROOT, 'dist')
 const FILE_TIMEOUT_MS = 900_000
 /** One file at a time: a guest, a source and a destination already want more than the two cores of a small machine. */
 const CONCURRENCY = 1
+const SLOWEST_SHOWN = 25
 
 function testFiles(wanted) {
   return readdirSync(DIST, { recursive: true })
@@ -45,8 +46,13 @@ function setUpHost() {
 /** Resolves with the failures and skips of all files, after the report has been printed. */
 function runFiles(files) {
   return new Promise((resolve, reject) => {
-    const outcome = { failed: 0, skipped: [] }
+    const outcome = { failed: 0, skipped: [], millis: new Map() }
+    const took = ({ nesting, file, details }) => {
+      if (nesting === 0) outcome.millis.set(file, (outcome.millis.get(file) ?? 0) + details.duration_ms)
+    }
     const stream = run({ files, concurrency: CONCURRENCY, timeout: FILE_TIMEOUT_MS })
+    stream.on('test:fail', took)
+    stream.on('test:pass', took)
     stream.on('test:fail', ({ todo }) => {
       if (todo === undefined) outcome.failed += 1
     })
@@ -68,7 +74,10 @@ if (files.length === 0) {
   process.exit(1)
 }
 setUpHost()
-const { failed, skipped } = await runFiles(files)
+const { failed, skipped, millis } = await runFiles(files)
+const slowest = [...millis].sort((a, b) => b[1] - a[1]).slice(0, files.length > 1 ? SLOWEST_SHOWN : 0)
+if (slowest.length > 0) console.log('\nthe slowest files, seconds:')
+for (const [file, ms] of slowest) console.log(`${(ms / 1000).toFixed(1).padStart(6)}  ${relative(DIST, file)}`)
 if (skipped.length > 0) {
   console.log(`\n${skipped.length} skipped:`)
   for (const line of skipped) console.log(`  ${line}`)

@@ -39,7 +39,7 @@ function lostMigration(t: TestContext, { pushZeroPages = true, recoverTimeMs = 5
       ...{ push: { on: true, quietMs: 0, patienceMs: 0 }, recoverTimeMs, silenceTimeoutMs: undefined },
     },
     blocks: numberBlocks([{ name: 'a', length: PAGES * 4096, pageSize: 4096, address: ram.address }]),
-    origin: { pushZeroPages } as Origin,
+    origin: { pushZeroPages, release() {} } as unknown as Origin,
     status,
     stats: createStats(SOURCE_STATS, new SharedArrayBuffer(statsBytes(SOURCE_STATS))),
     silenceMs: 1000,
