@@ -19,8 +19,14 @@ const DIST = join(ROOT, 'dist')
  * Tests that could hang have shorter limits of their own.
  */
 const FILE_TIMEOUT_MS = 900_000
-/** One file at a time: a guest, a source and a destination already want more than the two cores of a small machine. */
-const CONCURRENCY = 1
+/**
+ * One file at a time: a guest, a source and a destination already want more than the two cores of a small machine. But what
+ * lies beside the code it tests is small, and runs beside the longest one that needs a single core.
+ */
+const GROUPS = [
+  { files: (path) => path.startsWith('test/fuzz/') || path.startsWith('src/'), concurrency: 2 },
+  { files: (path) => !GROUPS[0].files(path), concurrency: 1 },
+]
 const SLOWEST_SHOWN = 25
 
 function testFiles(wanted) {
@@ -28,8 +34,9 @@ function testFiles(wanted) {
     .filter((path) => path.endsWith('.test.js'))
     .filter((path) => wanted.length === 0 || wanted.some((part) => path.includes(part)))
     .filter((path) => existsSync(join(ROOT, path.replace(/\.js$/, '.ts')))) // else left over from an older build
-    .sort()
-    .map((path) => join(DIST, path))
+    .sort(
+      (a, b) => Number(b.startsWith('test/fuzz/')) - Number(a.startsWith('test/fuzz/')) || (a < b ? -1 : 1),
+    )
 }
 
 function setUpHost() {
@@ -43,14 +50,14 @@ function setUpHost() {
   )
 }
 
-/** Resolves with the failures and skips of all files, after the report has been printed. */
-function runFiles(files) {
+/** Adds the failures and skips of the files to `outcome`, and resolves after the report has been printed. */
+function runFiles(paths, concurrency, outcome) {
+  const files = paths.map((path) => join(DIST, path))
   return new Promise((resolve, reject) => {
-    const outcome = { failed: 0, skipped: [], millis: new Map() }
     const took = ({ nesting, file, details }) => {
       if (nesting === 0) outcome.millis.set(file, (outcome.millis.get(file) ?? 0) + details.duration_ms)
     }
-    const stream = run({ files, concurrency: CONCURRENCY, timeout: FILE_TIMEOUT_MS })
+    const stream = run({ files, concurrency, timeout: FILE_TIMEOUT_MS })
     stream.on('test:fail', took)
     stream.on('test:pass', took)
     stream.on('test:fail', ({ todo }) => {
@@ -63,8 +70,8 @@ function runFiles(files) {
     })
     const report = stream.compose(new spec())
     report.on('error', reject)
-    report.on('end', () => resolve(outcome))
-    report.pipe(process.stdout)
+    report.on('end', resolve)
+    report.pipe(process.stdout, { end: false })
   })
 }
 
@@ -74,10 +81,16 @@ if (files.length === 0) {
   process.exit(1)
 }
 setUpHost()
-const { failed, skipped, millis } = await runFiles(files)
+const outcome = { failed: 0, skipped: [], millis: new Map() }
+for (const group of GROUPS) {
+  const chosen = files.filter(group.files)
+  if (chosen.length > 0) await runFiles(chosen, group.concurrency, outcome)
+}
+const { failed, skipped, millis } = outcome
 const slowest = [...millis].sort((a, b) => b[1] - a[1]).slice(0, files.length > 1 ? SLOWEST_SHOWN : 0)
 if (slowest.length > 0) console.log('\nthe slowest files, seconds:')
-for (const [file, ms] of slowest) console.log(`${(ms / 1000).toFixed(1).padStart(6)}  ${relative(DIST, file)}`)
+for (const [file, ms] of slowest)
+  console.log(`${(ms / 1000).toFixed(1).padStart(6)}  ${relative(DIST, file)}`)
 if (skipped.length > 0) {
   console.log(`\n${skipped.length} skipped:`)
   for (const line of skipped) console.log(`  ${line}`)
