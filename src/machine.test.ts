@@ -18,10 +18,10 @@ for (const [name, table] of Object.entries(TABLES)) {
         const to = table[from]![event]
         if (to === undefined) {
           assert.throws(() => machine.step(event), IllegalTransition)
-          assert.equal(machine.state, from)
+          assert.equal(machine.state(), from)
         } else {
           assert.equal(machine.step(event), to)
-          assert.equal(machine.state, to)
+          assert.equal(machine.state(), to)
         }
       }
     }

@@ -11,7 +11,7 @@ export type EventOf<T extends Table> = { [S in keyof T]: keyof T[S] }[keyof T] &
 
 export interface Machine<T extends Table> {
   readonly name: string
-  readonly state: StateOf<T>
+  state(): StateOf<T>
   /** Move, and return the new state. @throws IllegalTransition without moving. */
   step(event: EventOf<T>): StateOf<T>
   /** True when `event` is legal now. */
@@ -37,9 +37,7 @@ export function createMachine<T extends Table>(
   }
   return {
     name,
-    get state() {
-      return now()
-    },
+    state: now,
     can: (event) => target(now(), event) !== undefined,
     is: (...wanted) => wanted.includes(now()),
     step(event) {

@@ -18,7 +18,6 @@ export function createStats<N extends string>(names: readonly N[], memory: Share
       },
     })
   }
-  // An object that grew by computed names is a hash table, slow to read; V8 makes a prototype fast again.
-  Object.create(stats)
-  return stats
+  // An object that grew by computed names, or has accessors, is a hash table, slow to read; V8 makes a prototype fast again.
+  return Object.create(stats) as Stats<N>
 }

@@ -42,7 +42,7 @@ const SHUT = { complete: 0, guestNeverRan: 1, guestRan: 2 } as const
 /** How long nothing may come over the second connection when the first has ended, and pages are missing, ms. */
 const LAST_PAGES_MS = 10_000
 
-/** How long a source may take to say what it is, ms. */
+/** How long a source may take to say what it is, ms: whoever connects and says nothing is none. */
 const FIRST_WORDS_MS = 30_000
 
 export interface DestinationThreadData {
@@ -115,7 +115,13 @@ function receive(): void {
   const buffer = mapAnonymous(LIMITS.receiveBufferBytes)
   const bytes = viewOf(buffer.address, buffer.length)
   const returnPath = createReturnPath(channelFd)
-  const intake = createIntake({ fd: channelFd, bufferAddress: buffer.address, wake, onWake, patienceMs })
+  const intake = createIntake({
+    fd: channelFd,
+    bufferAddress: buffer.address,
+    wake,
+    onWake,
+    patienceMs: FIRST_WORDS_MS,
+  })
   const reader = createStreamReader(bytes, intake.pull)
   /** Where requests go: over the second connection, where that was agreed on. */
   let requests: Pick<ReturnPath, 'requestPage'> = returnPath
@@ -147,6 +153,7 @@ function receive(): void {
   if (data.preempt) urgent.expect()
 
   function prepare(announcement: Announcement): Prepared {
+    intake.trust()
     const { blocks, maps, guest, userfaultfdFd } = askForGuest(announcement)
     const received = bitmapsOver(blocks, maps.received)
     const requested = bitmapsOver(blocks, maps.requested)
@@ -223,11 +230,6 @@ function receive(): void {
     const loaded = Atomics.load(guestCell, GUEST_CELL.loaded)
     if (loaded === OUTCOME.done) confirmLoaded(incoming)
     return loaded === OUTCOME.failed
-  }
-
-  /** Whoever connects and says nothing is no source. Later a stream may stand still for as long as it likes. */
-  function patienceMs(): number {
-    return status.is('setup') ? FIRST_WORDS_MS : -1
   }
 
   /** Takes the stream in, over as many connections as it takes. */

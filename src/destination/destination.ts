@@ -287,7 +287,7 @@ export function receive(options: ReceiveOptions): Incoming {
     return {
       ok,
       role: 'destination',
-      status: status.state,
+      status: status.state(),
       ...(failure === undefined ? {} : { error: failure.message, cause: failure }),
       machine: announced?.machine ?? '',
       memoryBytes: setup === undefined ? 0 : totalPages(setup.blocks) * TARGET_PAGE_BYTES,
@@ -308,7 +308,7 @@ export function receive(options: ReceiveOptions): Incoming {
 
   return Object.defineProperties(events, {
     uri: { value: listener.uri },
-    status: { get: () => status.state },
+    status: { get: () => status.state() },
     stats: { value: stats },
     pageMap: {
       value: (count: number) => (setup === undefined ? new Uint8Array(0) : samplePages(setup, count)),

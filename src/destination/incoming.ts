@@ -306,7 +306,7 @@ export function createIncoming(parts: IncomingParts): Incoming {
       postcopy.step('end') // the source converged, and needed no postcopy
     else if (postcopy.is('running')) postcopy.step('end')
     else if (!postcopy.is('none'))
-      refuse(`the stream ended in postcopy state "${postcopy.state}"`, 'end of stream')
+      refuse(`the stream ended in postcopy state "${postcopy.state()}"`, 'end of stream')
     if (!status.is('postcopy-active')) {
       const split = splitStopTime(Buffer.concat(devices))
       stoppedAtUs = split.stoppedAtUs

@@ -16,6 +16,8 @@ export interface Intake {
   serveUrgent(fd: number, serve: () => void): void
   /** Serve that channel, and faults, until `done()`, or nothing has come there for `timeoutMs`. */
   waitForUrgent(done: () => boolean, timeoutMs: number): void
+  /** From now on the stream may stand still for as long as it likes. */
+  trust(): void
   /** The connection is another one from now on. */
   reconnect(fd: number): void
   /** Serve the faults that wait now, if any; for whoever is busy with what has been read. */
@@ -29,8 +31,8 @@ interface IntakeParts {
   readonly wake: Wake
   /** The wake descriptor was signalled. True: read no more; the stream ends here. */
   onWake(): boolean
-  /** How long to wait for the next bytes, ms; -1: for ever. */
-  patienceMs(): number
+  /** How long to wait for the next bytes, ms, until `trust` is called. */
+  patienceMs: number
 }
 
 const SOCKET = 0
@@ -39,8 +41,8 @@ const FAULTS = 2
 const URGENT = 3
 
 export function createIntake(parts: IntakeParts): Intake {
-  const { bufferAddress, wake, onWake, patienceMs } = parts
-  let { fd } = parts
+  const { bufferAddress, wake, onWake } = parts
+  let { fd, patienceMs } = parts
   const poll = createPoll(4)
   poll.set(SOCKET, fd, POLL_EVENTS.in)
   poll.set(WAKE, wake.fd, POLL_EVENTS.in)
@@ -52,8 +54,8 @@ export function createIntake(parts: IntakeParts): Intake {
   let drained = true
 
   function wait(): void {
-    const ms = patienceMs()
-    if (poll.wait(ms) === 0) throw new ChannelError(`the source has sent nothing for ${ms} ms`)
+    if (poll.wait(patienceMs) === 0)
+      throw new ChannelError(`the source has sent nothing for ${patienceMs} ms`)
     serveWaiting()
     if (poll.readable(WAKE)) hearWake()
     drained = !poll.readable(SOCKET)
@@ -83,6 +85,9 @@ export function createIntake(parts: IntakeParts): Intake {
     serveFaults(userfaultfd, serveWaiting) {
       serve = serveWaiting
       poll.set(FAULTS, userfaultfd, POLL_EVENTS.in)
+    },
+    trust() {
+      patienceMs = -1
     },
     reconnect(another) {
       fd = another

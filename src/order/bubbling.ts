@@ -55,9 +55,7 @@ export function createBubblingScan(pages: readonly Bitmap[]): Scan {
   }
 
   return {
-    get wrapped() {
-      return linear.wrapped
-    },
+    wrapped: linear.wrapped,
     seek(place) {
       do {
         const page = run.from < run.end ? pages[run.block]!.nextSet(run.from, run.end) : -1

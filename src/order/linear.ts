@@ -9,9 +9,7 @@ export function createLinearScan(pages: readonly Bitmap[]): Scan {
   let from = 0
   let wrapped = 0
   return {
-    get wrapped() {
-      return wrapped
-    },
+    wrapped: () => wrapped,
     /** Once round if need be: the rest of this block, all others, its start. */
     seek(place) {
       for (let step = 0; step <= pages.length; step++) {

@@ -59,7 +59,7 @@ test('a request for a page that is not dirty is dropped', () => {
   assert.ok(order.nextRequested())
   assert.equal(order.pick.page, 3)
   assert.equal(order.nextRequested(), false)
-  assert.equal(order.queued, 0)
+  assert.equal(order.queued(), 0)
 })
 
 test('a page that was sent goes once more where that is allowed, and the scan stays where it is', () => {
@@ -138,7 +138,7 @@ for (const name of ORDER_NAMES) {
             take()
           }
           drain(order.nextRequested, Number.POSITIVE_INFINITY)
-          assert.equal(order.queued, 0)
+          assert.equal(order.queued(), 0)
           drain(order.nextLikely, likely)
           drain(order.nextScanned, scanned)
         }
@@ -233,6 +233,6 @@ test('the scan wraps and says so', () => {
   fill(0, 1, 2)
   assert.ok(order.nextScanned())
   assert.equal(order.pick.blockIndex, 0)
-  assert.equal(order.wrapped, 1)
+  assert.equal(order.wrapped(), 1)
   assert.equal(order.nextScanned(), false)
 })

@@ -33,7 +33,7 @@ export interface PageOrder {
   /** Queue a request. False when the queue is full: stop reading requests until it has drained. */
   request(blockIndex: number, page: number, pages: number): boolean
   /** Requests waiting (some may turn out to be for pages already sent). */
-  readonly queued: number
+  queued(): number
   /** Next requested page that is still dirty, or may go once more, into `pick`. False when there is none. */
   nextRequested(): boolean
   /** Next page that is likely to be asked for, into `pick`: recorded, or near to a requested one. False when there is none. */
@@ -47,7 +47,7 @@ export interface PageOrder {
   nextScanned(): boolean
   /** True when there is one. */
   anyScanned(): boolean
-  readonly wrapped: number
+  wrapped(): number
   /** Let the scan begin at the first page of the first block again. */
   rewind(): void
 }
@@ -102,12 +102,8 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
 
   return {
     pick,
-    get queued() {
-      return requests.queued
-    },
-    get wrapped() {
-      return scan.wrapped
-    },
+    queued: requests.queued,
+    wrapped: scan.wrapped,
     request: requests.add,
     nextRequested() {
       while (requests.next(pick)) {

@@ -19,5 +19,5 @@ export interface Scan extends Finder {
   /** Begin at the first page of the first block again. */
   rewind(): void
   /** Times the scan came past the end of the last block. */
-  readonly wrapped: number
+  wrapped(): number
 }

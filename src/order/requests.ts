@@ -5,7 +5,7 @@ import type { Place } from './place.js'
 
 export interface Requests {
   /** Requests waiting (some may be for pages that have gone already). */
-  readonly queued: number
+  queued(): number
   /** False when the queue is full: stop reading requests until it has drained. */
   add(blockIndex: number, page: number, pages: number): boolean
   /** The next page that was asked for, into `place`, and out of the queue. False when there is none. */
@@ -19,9 +19,7 @@ export function createRequests(): Requests {
   let head = 0
   let queued = 0
   return {
-    get queued() {
-      return queued
-    },
+    queued: () => queued,
     add(blockIndex, page, pages) {
       if (queued === capacity) return false
       const at = ((head + queued) % capacity) * 3

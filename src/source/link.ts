@@ -42,9 +42,9 @@ export interface Link {
   /** Pump until `done()`. @throws ChannelError when that takes longer than `timeoutMs`. */
   pumpUntil(done: () => boolean, timeoutMs: number, waitingFor: string): void
   /** When `pump` last woke up, ms of `monotonicMs`: near enough to now, and read once for all that is done then. */
-  readonly wokenMs: number
+  wokenMs(): number
   /** The value of SHUT, once it has come. */
-  readonly shut: number | undefined
+  shut(): number | undefined
   close(): void
 }
 
@@ -214,12 +214,8 @@ export function createLink(fd: number, wake: Wake, silenceMs: number, handlers: 
         pump(Math.ceil(Math.min(left, 1000)))
       }
     },
-    get wokenMs() {
-      return wokenMs
-    },
-    get shut() {
-      return shut
-    },
+    wokenMs: () => wokenMs,
+    shut: () => shut,
     close() {
       buffer.unmap()
     },

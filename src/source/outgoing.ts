@@ -104,7 +104,7 @@ export interface Outgoing {
   readonly link: Link
   readonly sender: Sender
   /** Where requested pages go: a channel of their own (postcopy-preempt), or `sender`. */
-  readonly urgent: Sender
+  urgent: Sender
   /** From now on requested pages go there, and requests come from there. */
   useUrgent(fd: number): void
   /** What our own destination knows us by on a second connection. */
@@ -125,13 +125,14 @@ export interface Outgoing {
   /** `start-postcopy` was ordered. */
   switchWanted: boolean
   /** The package is on its way: cancelling is no longer possible, RAM here is no longer the guest's. */
-  committed: boolean
+  readonly committed: boolean
   /** Whether background pages should wait for the guest's. */
   readonly yielding: Yielding
   /** What the guest may wait for pages, where there is a limit. */
   readonly stall: StallBudget | undefined
-  /** When `committed` was set, ms of `monotonicMs`. */
+  /** When that was, ms of `monotonicMs`. */
   readonly committedMs: number
+  commit(): void
   /** Bytes sent over connections that are lost. */
   bytesBefore: number
   /** What the destination has said since it was asked for what it has; undefined when it was not asked. */
@@ -142,6 +143,8 @@ export interface Outgoing {
   readonly pongs: Map<number, number>
   close(): void
 }
+
+type Mutable<T> = { -readonly [name in keyof T]: T[name] }
 
 export interface Recovery {
   /** By block: one bit a target page, placed. */
@@ -177,7 +180,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   let repeats = false // until there is a second connection
   const repeated = blocks.map((block) => createBitmap(block.pages))
   function mayRepeat(blockIndex: number, page: number): boolean {
-    if (!repeats || blocks[blockIndex]!.ratio > 1 || !window.isSlow || repeated[blockIndex]!.get(page))
+    if (!repeats || blocks[blockIndex]!.ratio > 1 || !window.isSlow() || repeated[blockIndex]!.get(page))
       return false
     repeated[blockIndex]!.set(page)
     return true
@@ -200,7 +203,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const stall = stallMsPerSecond === undefined ? undefined : createStallBudget(stallMsPerSecond)
   function onRequest(name: string, start: number, length: number): void {
     stats.requests++
-    yielding.noteRequest(link.wokenMs)
+    yielding.noteRequest(link.wokenMs())
     if (tracing()) trace('migrate_handle_rp_req_pages', name, start, length)
     const block = byName.get(name)
     function bad(what: string): never {
@@ -216,7 +219,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     const page = start / TARGET_PAGE_BYTES
     const pages = length / TARGET_PAGE_BYTES
     if (!order.request(block.index, page, pages)) bad('too many pages at once')
-    parts.recorder?.note(block.firstPage + page, pages, link.wokenMs)
+    parts.recorder?.note(block.firstPage + page, pages, link.wokenMs())
   }
 
   function onWake(): void {
@@ -238,7 +241,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
   const link = createLink(parts.fd, parts.wake, parts.silenceMs, {
     onRequest,
     // One read holds a few hundred requests; leave room for them.
-    canTakeRequests: () => order.queued < 60_000,
+    canTakeRequests: () => order.queued() < 60_000,
     onPong(value) {
       const nowUs = monotonicUs()
       if (value < PING.chunks || value % URGENT_TOKENS === urgentToken) pongs.set(value, nowUs)
@@ -278,19 +281,14 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     },
     (pages) => parts.origin.release(pages, false),
   )
-  let urgent: Sender = urgentFd === undefined ? sender : urgentSender(urgentFd)
-  let committed = false
-  let committedMs = 0
 
-  const outgoing: Outgoing = {
+  const outgoing: Mutable<Outgoing> = {
     ...parts,
     link,
     sender,
-    get urgent() {
-      return urgent
-    },
+    urgent: urgentFd === undefined ? sender : urgentSender(urgentFd),
     useUrgent(fd) {
-      urgent = urgentSender(fd)
+      outgoing.urgent = urgentSender(fd)
       link.listenAlso(fd)
       repeats = true
     },
@@ -309,22 +307,19 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     pongs,
     yielding,
     stall,
-    get committedMs() {
-      return committedMs
-    },
-    get committed() {
-      return committed
-    },
-    set committed(value) {
-      committed = value
-      committedMs = monotonicMs()
-      yielding.noteRequest(committedMs) // the guest that starts there is about to ask
-      parts.recorder?.begin(committedMs)
-      pacer.bytesPerSecond = value ? limits.postcopy : limits.precopy
+    committed: false,
+    committedMs: 0,
+    commit() {
+      const nowMs = monotonicMs()
+      outgoing.committed = true
+      outgoing.committedMs = nowMs
+      yielding.noteRequest(nowMs) // the guest that starts there is about to ask
+      parts.recorder?.begin(nowMs)
+      pacer.bytesPerSecond = limits.postcopy
     },
     close() {
       sender.close()
-      if (urgent !== sender) urgent.close()
+      if (outgoing.urgent !== sender) outgoing.urgent.close()
       link.close()
     },
   }
@@ -361,7 +356,7 @@ export function sendPrefix(o: Outgoing, asksForUrgent = false): void {
 
 /** Bytes sent so far, over all channels and connections. */
 export const sentBytes = (o: Outgoing): number =>
-  o.bytesBefore + o.sender.bytes + (o.urgent === o.sender ? 0 : o.urgent.bytes)
+  o.bytesBefore + o.sender.bytes() + (o.urgent === o.sender ? 0 : o.urgent.bytes())
 
 /** Bytes of RAM still to send without being asked for. */
 export function remainingBytes(o: Outgoing): number {

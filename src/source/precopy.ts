@@ -42,7 +42,7 @@ export function runPrecopy(o: Outgoing): PrecopyOutcome {
 /** Sends every dirty page once, then asks the kernel which have been written since. */
 function runPass(o: Outgoing): PassResult {
   const startMs = monotonicMs()
-  const startBytes = o.sender.bytes
+  const startBytes = o.sender.bytes()
   o.stats.passes++
   o.order.rewind()
   for (let pages = 0; !o.switchWanted && o.order.nextScanned(); pages++) {
@@ -51,13 +51,13 @@ function runPass(o: Outgoing): PassResult {
   }
   o.sender.closeSection()
   o.sender.flush()
-  const sentBytes = o.sender.bytes - startBytes
+  const sentBytes = o.sender.bytes() - startBytes
   const tookMs = monotonicMs() - startMs
   syncDirty(o, true)
   const dirtyBytes = remainingBytes(o)
   Object.assign(o.stats, {
     dirtyBytesLastPass: dirtyBytes,
-    bytesSent: o.sender.bytes,
+    bytesSent: o.sender.bytes(),
     bytesRemaining: dirtyBytes,
     bytesPerSecond: (sentBytes / Math.max(tookMs, 0.001)) * 1000,
   })
@@ -67,7 +67,7 @@ function runPass(o: Outgoing): PassResult {
 
 function look(o: Outgoing): void {
   o.link.pump(0)
-  o.stats.bytesSent = o.sender.bytes
+  o.stats.bytesSent = o.sender.bytes()
   for (let wait = o.pacer.waitMs(monotonicMs()); wait > 0; wait = o.pacer.waitMs(monotonicMs())) {
     o.sender.flush() // what is charged is sent, or a slow limit would hold it back for nothing
     if (o.switchWanted) return

@@ -21,7 +21,7 @@ export function pushRemaining(o: Outgoing): void {
     serveRequests(o)
     report(o, left)
     if (!o.order.anyScanned()) break
-    const nowMs = o.link.wokenMs
+    const nowMs = o.link.wokenMs()
     const room = o.window.room(o.yielding.asking(nowMs))
     const likely = o.order.anyLikely()
     const pauseMs = Math.max(o.pacer.waitMs(nowMs), likely ? loadMsLeft(o, nowMs) : politeMs(o, nowMs))
@@ -76,7 +76,7 @@ export function serveOnDemand(o: Outgoing): void {
     serveRequests(o)
     o.stats.bytesSent = sentBytes(o)
     try {
-      o.link.pump(o.recorder?.settle(o.link.wokenMs) ?? -1)
+      o.link.pump(o.recorder?.settle(o.link.wokenMs()) ?? -1)
     } catch (error) {
       if (error instanceof ChannelError && o.pongs.has(PING.loaded)) return
       throw error
@@ -86,9 +86,9 @@ export function serveOnDemand(o: Outgoing): void {
 
 /** The next pages, up to `room` bytes. Returns the bytes. */
 function pushChunk(o: Outgoing, room: number, next: () => boolean): number {
-  const start = o.sender.bytes
-  while (o.sender.bytes - start < room && next()) sendPick(o)
-  return o.sender.bytes - start
+  const start = o.sender.bytes()
+  while (o.sender.bytes() - start < room && next()) sendPick(o)
+  return o.sender.bytes() - start
 }
 
 const pagesSent = (o: Outgoing): number => o.stats.pagesNormal + o.stats.pagesZero
@@ -96,6 +96,6 @@ const pagesSent = (o: Outgoing): number => o.stats.pagesNormal + o.stats.pagesZe
 /** @param total bytes of RAM sent when nothing is left, from the start of the migration. */
 function report(o: Outgoing, total: number): void {
   o.stats.bytesSent = sentBytes(o)
-  o.stats.windowBytes = o.window.windowBytes
+  o.stats.windowBytes = o.window.windowBytes()
   o.stats.bytesRemaining = total - pagesSent(o) * TARGET_PAGE_BYTES
 }

@@ -46,7 +46,7 @@ function lostMigration(t: TestContext, { pushZeroPages = true, recoverTimeMs = 5
     takeOrders: () => [],
   }
   const lost = createOutgoing(parts)
-  lost.committed = true
+  lost.commit()
   t.after(() => {
     lost.close()
     for (const fd of [near, far]) closeFd(fd)
@@ -88,7 +88,7 @@ test('what has not been placed is sent again, whatever was sent before', options
     releaseChannel(fd)
     closeFd(far)
   })
-  assert.equal(parts.status.state, 'postcopy-active')
+  assert.equal(parts.status.state(), 'postcopy-active')
   assert.equal(o.dirty[0]!.count(), PAGES - 4)
   assert.deepEqual(
     [0, 1, 30, 31, 32, 33, 68, 69].map((page) => o.dirty[0]!.get(page)),
@@ -139,7 +139,7 @@ test('nobody listens: given up when the time is up, and not before', options, (t
   const startMs = performance.now()
   assert.throws(() => again(lost, parts, 'tcp:127.0.0.1:1'), ChannelError)
   assert(performance.now() - startMs >= 290)
-  assert.equal(parts.status.state, 'postcopy-paused')
+  assert.equal(parts.status.state(), 'postcopy-paused')
 })
 
 test('only a connection that breaks after the switch is made again', options, (t) => {

@@ -20,7 +20,7 @@ const ANY_SOCKET_TAKES_BYTES = 4096
 export function canRecover(o: Outgoing, error: unknown): boolean {
   return (
     error instanceof ChannelError &&
-    o.link.shut === undefined &&
+    o.link.shut() === undefined &&
     o.status.is('postcopy-active', 'postcopy-recover')
   )
 }
@@ -113,7 +113,7 @@ function attempt(parts: Reconnecting, uri: string, before: Before, leftMs: numbe
 function resume(parts: OutgoingParts, questions: Uint8Array, before: Before): Outgoing {
   const o = createOutgoing(parts)
   try {
-    o.committed = true
+    o.commit()
     o.bytesBefore = before.bytes
     const recovery = { received: new Map<string, Uint8Array>(), acknowledged: false }
     o.recovery = recovery

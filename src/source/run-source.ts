@@ -82,7 +82,7 @@ function waitForOrderToConnect(wake: Wake): Extract<Order, { order: 'connect' | 
 
 /** The destination's answer to the end of the stream. */
 function untilShut({ link }: Outgoing): void {
-  while (link.shut === undefined) link.pumpPeer('to say that it has everything (SHUT)')
+  while (link.shut() === undefined) link.pumpPeer('to say that it has everything (SHUT)')
 }
 
 /** What a source thread serves. */
@@ -213,7 +213,7 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
     return {
       ok: error === undefined,
       role: 'source',
-      status: status.state,
+      status: status.state(),
       ...(error === undefined ? {} : { error: explain(p, error) }),
       guestHere: error !== undefined && neverRanThere(p),
       mode: p.tookOver ? 'postcopy' : stopped === undefined ? 'none' : outcome!.finish,
@@ -257,8 +257,8 @@ function release({ outgoing, fd, urgentFd = -1 }: Progress): void {
 }
 
 const stallOf = ({ waitedMs, missedMs }: StallBudget): NonNullable<SourceReport['stall']> => ({
-  waitedMs,
-  missedMs,
+  waitedMs: waitedMs(),
+  missedMs: missedMs(),
 })
 
 function recorderFor(
@@ -275,7 +275,7 @@ function recorderFor(
       const { index, firstPage } = blockOfPage(blocks, page)
       return !p.outgoing!.dirty[index]!.get(page - firstPage)
     },
-    bytesPerSecond: () => p.outgoing!.window.bytesPerSecond,
+    bytesPerSecond: () => p.outgoing!.window.bytesPerSecond(),
     loadedAtMs() {
       const atUs = p.outgoing!.pongs.get(PING.loaded)
       return atUs === undefined ? undefined : atUs / 1000
@@ -290,12 +290,12 @@ function recorderFor(
  */
 function neverRanThere({ outgoing: o, tookOver }: Progress): boolean {
   if (tookOver) return false
-  return o === undefined || !o.committed || (o.link.shut === 1 && !o.pongs.has(PING.loaded))
+  return o === undefined || !o.committed || (o.link.shut() === 1 && !o.pongs.has(PING.loaded))
 }
 
 /** What the destination sent before the connection broke may not have been read yet: why it failed, above all. */
 function hearLastWords(o: Outgoing | undefined, error: unknown): void {
-  if (o === undefined || o.link.shut !== undefined || !(error instanceof ChannelError)) return
+  if (o === undefined || o.link.shut() !== undefined || !(error instanceof ChannelError)) return
   try {
     o.link.pump(0)
   } catch {

@@ -10,7 +10,7 @@ export function sendPick(o: Outgoing, sender: Sender = o.sender, again = false):
   const counts = !again && reason !== 'repeated'
   const block = o.blocks[blockIndex]!
   const populated = o.populated[blockIndex]!
-  const before = sender.bytes
+  const before = sender.bytes()
   for (let p = page; p < page + pages; p++) {
     const address = populated.get(p) ? o.origin.read(block, p, sender !== o.sender) : 0
     if (address === 0) {
@@ -23,12 +23,12 @@ export function sendPick(o: Outgoing, sender: Sender = o.sender, again = false):
   }
   if (reason === 'requested' && counts) o.stats.pagesRequested += pages
   else if (reason === 'likely') o.stats.pagesLikely += pages
-  o.pacer.charge(sender.bytes - before)
+  o.pacer.charge(sender.bytes() - before)
 }
 
 /** All that is asked for now goes out in one call; what is asked meanwhile is next. */
 export function serveRequests(o: Outgoing): void {
-  if (o.order.queued === 0) return
+  if (o.order.queued() === 0) return
   const { pick } = o.order
   const before = o.stats.pagesRequested
   let twice = false
@@ -49,10 +49,11 @@ export function serveRequests(o: Outgoing): void {
 
 /** What is pushed has to wait for room; what is asked for meanwhile goes out beside it. */
 export function serveBeside(o: Outgoing): void {
-  if (o.urgent === o.sender || o.order.queued === 0) return
+  if (o.urgent === o.sender || o.order.queued() === 0) return
   while (o.order.nextRequested()) sendPick(o, o.urgent)
   o.urgent.flush()
 }
 
 /** How long somebody waits for a page that was asked for when `pump` woke up, and is sent now. */
-const waitMs = (o: Outgoing): number => monotonicUs() / 1000 - o.link.wokenMs + o.window.roundTripUs / 1000
+const waitMs = (o: Outgoing): number =>
+  monotonicUs() / 1000 - o.link.wokenMs() + o.window.roundTripUs() / 1000

@@ -37,7 +37,7 @@ export interface Sender {
   /** Everything to the kernel. */
   flush(): void
   /** Bytes handed over so far, or staged. */
-  readonly bytes: number
+  bytes(): number
   close(): void
 }
 
@@ -182,9 +182,7 @@ export function createSender(
   }
 
   return {
-    get bytes() {
-      return bytes
-    },
+    bytes: () => bytes,
     control(record) {
       closeSection()
       append(record)

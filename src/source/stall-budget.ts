@@ -10,9 +10,9 @@ export interface StallBudget {
   /** How long the push should pause, ms; 0: it may go. To be called at each turn: time is counted by it. */
   pauseMs(nowMs: number): number
   /** All of it so far, ms. */
-  readonly waitedMs: number
+  waitedMs(): number
   /** Time in which the budget was not kept although the push had the least it can have, ms. */
-  readonly missedMs: number
+  missedMs(): number
 }
 
 /** Over what the blocked share is taken. */
@@ -37,12 +37,8 @@ export function createStallBudget(msPerSecond: number): StallBudget {
   }
 
   return {
-    get waitedMs() {
-      return waitedMs
-    },
-    get missedMs() {
-      return missedMs
-    },
+    waitedMs: () => waitedMs,
+    missedMs: () => missedMs,
     waited(ms) {
       waitedMs += ms
     },

@@ -119,7 +119,7 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   })
 
   return Object.defineProperties(events, {
-    status: { get: () => machine.state },
+    status: { get: () => machine.state() },
     stats: { value: createStats(SOURCE_STATS, statsMemory) },
     startPostcopy: { value: () => order({ order: 'start-postcopy' }) },
     cancel: { value: () => order({ order: 'cancel' }) },

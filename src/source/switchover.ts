@@ -44,7 +44,7 @@ export function switchToPostcopy(o: Outgoing, reason: SwitchReason): Moment {
   o.sender.control(content)
   o.sender.flush()
   // From here on the destination may run the guest: it may have the whole package. With less of it, it cannot.
-  o.committed = true
+  o.commit()
   o.sender.control(encodeCommand({ name: 'PING', value: PING.packageSent }))
   o.sender.forgetBlock()
   o.order.rewind()
@@ -96,10 +96,10 @@ export function completePrecopy(o: Outgoing): Moment {
   o.sender.control(END_OF_STREAM)
   o.sender.flush()
   // With the last byte of the stream the destination may run the guest; without it, it cannot.
-  o.committed = true
+  o.commit()
   const { vmDescription } = o.origin
   if (vmDescription !== undefined) o.sender.control(encodeVmDescription(vmDescription))
   o.sender.flush()
-  o.stats.bytesSent = o.sender.bytes
+  o.stats.bytesSent = o.sender.bytes()
   return stoppedAt
 }

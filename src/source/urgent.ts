@@ -27,7 +27,7 @@ export function openUrgent(o: Outgoing, uri: string, wakeFd: number): number | u
     o.link.pumpUntil(() => o.pongs.has(here), TIMEOUT_MS, 'taking a connection for requested pages')
   } catch (error) {
     // If it is the first connection that broke, that is seen there.
-    if (!(error instanceof ChannelError) || o.link.shut !== undefined) {
+    if (!(error instanceof ChannelError) || o.link.shut() !== undefined) {
       releaseChannel(fd)
       throw error
     }

@@ -31,13 +31,13 @@ export interface PushWindow {
   sent(value: number, bytes: number, nowUs: number): void
   /** PONG `value` came: that chunk has arrived, and so have all that went before it. What answers no chunk says nothing. */
   acknowledged(value: number, nowUs: number): void
-  readonly windowBytes: number
+  windowBytes(): number
   /** A round trip is so long that a lost packet is worth a second copy of a page that somebody waits for. */
-  readonly isSlow: boolean
+  isSlow(): boolean
   /** How long what is sent now takes until it is confirmed, µs: as the last chunk did, or without a queue; 0 before any was. */
-  readonly roundTripUs: number
+  roundTripUs(): number
   /** How fast the destination takes what is pushed: bytes a second while any are on their way; 0 before any have arrived. */
-  readonly bytesPerSecond: number
+  bytesPerSecond(): number
 }
 
 interface Chunk {
@@ -66,30 +66,22 @@ export function createPushWindow(): PushWindow {
     roundTripUsLast = roundTripUs
     roundTripUsMin = Math.min(roundTripUsMin, roundTripUs)
     const bytesPerUs = (arrivedBytes - chunk.arrivedBytes) / Math.max(1, nowUs - chunk.arrivedUs)
-    if (!chunk.full && bytesPerUs <= rate.value) return
+    if (!chunk.full && bytesPerUs <= rate.value()) return
     rate.add(bytesPerUs, nowUs)
     const queueUsMax = Math.max(QUEUE_US_MAX, roundTripUsMin * QUEUE_ROUND_TRIPS_MAX)
     const noQueue = roundTripUs - roundTripUsMin < queueUsMax / 4
     // As long as nothing queues, twice as much a round trip.
-    const wanted = noQueue ? windowBytes + chunk.bytes : rate.value * (roundTripUsMin + queueUsMax)
+    const wanted = noQueue ? windowBytes + chunk.bytes : rate.value() * (roundTripUsMin + queueUsMax)
     windowBytes = Math.min(WINDOW_BYTES_MAX, Math.max(WINDOW_BYTES_MIN, wanted))
   }
 
   return {
-    get windowBytes() {
-      return windowBytes
-    },
-    get isSlow() {
-      return roundTripUsMin >= LONG_ROUND_TRIP_US
-    },
-    get roundTripUs() {
-      return flying.size > 0 ? roundTripUsLast : Math.min(roundTripUsLast, roundTripUsMin)
-    },
-    get bytesPerSecond() {
-      return busyUs === 0 ? 0 : (arrivedBytes / busyUs) * 1e6
-    },
+    windowBytes: () => windowBytes,
+    isSlow: () => roundTripUsMin >= LONG_ROUND_TRIP_US,
+    roundTripUs: () => (flying.size > 0 ? roundTripUsLast : Math.min(roundTripUsLast, roundTripUsMin)),
+    bytesPerSecond: () => (busyUs === 0 ? 0 : (arrivedBytes / busyUs) * 1e6),
     room(asked) {
-      const bytes = asked ? windowBytes : windowBytes + rate.value * QUEUE_UNASKED_US
+      const bytes = asked ? windowBytes : windowBytes + rate.value() * QUEUE_UNASKED_US
       if (flyingBytes >= bytes) return 0
       return Math.max(CHUNK_BYTES_MIN, Math.min(CHUNK_BYTES_MAX, windowBytes / 4))
     },
@@ -120,9 +112,7 @@ function createRecentMaximum() {
   let current = 0
   let sinceUs = 0
   return {
-    get value() {
-      return Math.max(before, current)
-    },
+    value: () => Math.max(before, current),
     add(value: number, nowUs: number) {
       if (nowUs - sinceUs > EPOCH_US) {
         before = current

@@ -113,7 +113,7 @@ function sourceUnderTest(listenUri: string): SourceUnderTest {
       takeOrders: () => [],
     })
     for (const bitmap of o.dirty) bitmap.setRange(0, bitmap.length)
-    o.committed = true
+    o.commit()
     const sent = new Set<number>()
     const pump = (): void => {
       o.link.pump(0)
@@ -134,7 +134,7 @@ function sourceUnderTest(listenUri: string): SourceUnderTest {
       }
       shutdownChannel(far)
       // After a SHUT the end is no error; without one it is.
-      while (o.link.shut === undefined) pump()
+      while (o.link.shut() === undefined) pump()
       return { error: undefined, requests: stats.requests }
     } catch (error) {
       return { error, requests: stats.requests }
