@@ -9,6 +9,7 @@ export const statsBytes = (names: readonly string[]): number => names.length * 8
 export function createStats<N extends string>(names: readonly N[], memory: SharedArrayBuffer): Stats<N> {
   const values = new Float64Array(memory)
   const stats = {} as Stats<N>
+  // One by one: V8 makes a hash table, slow to read, of an object that is written with accessors, or gets many at once.
   for (const [i, name] of names.entries()) {
     Object.defineProperty(stats, name, {
       enumerable: true,
@@ -18,6 +19,5 @@ export function createStats<N extends string>(names: readonly N[], memory: Share
       },
     })
   }
-  // An object that grew by computed names, or has accessors, is a hash table, slow to read; V8 makes a prototype fast again.
-  return Object.create(stats) as Stats<N>
+  return stats
 }
