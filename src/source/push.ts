@@ -10,6 +10,8 @@ import { END_OF_STREAM } from '../wire/sections.js'
 import { type Outgoing, PING, remainingBytes, sentBytes } from './outgoing.js'
 import { sendPick, serveRequests } from './send-pages.js'
 
+/** An image is read in runs of so many pages, or divisors of it: what ends within one has it read a second time. */
+const RUN_PAGES = 16
 const LIKELY_BYTES = LIKELY_CHUNK_PAGES * TARGET_PAGE_BYTES
 
 /** Returns when every page has gone out and the stream is ended. */
@@ -84,10 +86,17 @@ export function serveOnDemand(o: Outgoing): void {
   }
 }
 
-/** The next pages, up to `room` bytes. Returns the bytes. */
+/** The next pages, `room` bytes and what is left of the last run. Returns the bytes. */
 function pushChunk(o: Outgoing, room: number, next: () => boolean): number {
   const start = o.sender.bytes()
-  while (o.sender.bytes() - start < room && next()) sendPick(o)
+  const { pick } = o.order
+  let end = 0 // of the page that was sent last
+  let inRun = false
+  while ((inRun || o.sender.bytes() - start < room) && next()) {
+    sendPick(o)
+    inRun = pick.page === end && (end + pick.pages) % RUN_PAGES !== 0
+    end = pick.page + pick.pages
+  }
   return o.sender.bytes() - start
 }
 
