@@ -124,7 +124,7 @@ export function acceptOn(listenFd: number, wakeFd: number, timeoutMs = -1): numb
     if (poll.wait(timeoutMs) === 0) throw new ChannelError(`nobody connected within ${timeoutMs} ms`)
     if (poll.readable(1)) return 'woken'
     const fd = libc().accept4(listenFd, 0, 0, SOCK_CLOEXEC)
-    if (fd !== -1) return prepare(fd)
+    if (fd !== -1) return prepareAccepted(fd)
     // The one who knocked has gone again before we opened.
     const name = errnoName(errno())
     if (name !== 'ECONNABORTED' && name !== 'EAGAIN') throw new SystemError('accept4', name)
@@ -137,19 +137,31 @@ export function tryAccept(listenFd: number): number | undefined {
   poll.set(0, listenFd, POLL_EVENTS.in)
   if (poll.wait(0) === 0) return undefined
   const fd = libc().accept4(listenFd, 0, 0, SOCK_CLOEXEC)
-  return fd === -1 ? undefined : prepare(fd)
+  return fd === -1 ? undefined : prepareAccepted(fd)
 }
 
 /** More than one can connect there: it was not handed in connected. */
 export const acceptsConnections = (fd: number): boolean => getOption(fd, LINUX.SO_ACCEPTCONN) !== 0
 
 /** The kernel's estimate of the round trip of a connection, µs; 0 for what is not TCP. */
-export function roundTripUs(fd: number): number {
+export const roundTripUs = (fd: number): number => tcpInfo(fd)?.[TCP_INFO.word.tcpi_rtt] ?? 0
+
+/**
+ * How long the peer's host has acknowledged nothing of what is on its way to it, ms; 0 when nothing is, or it is not TCP. A
+ * peer that takes nothing for a while does not count: its host says so.
+ */
+export function unheardMs(fd: number): number {
+  const info = tcpInfo(fd)
+  if (info === undefined || info[TCP_INFO.word.tcpi_unacked] === 0) return 0
+  return info[TCP_INFO.word.tcpi_last_ack_recv]!
+}
+
+function tcpInfo(fd: number): Uint32Array | undefined {
   const info = nativeBuffer(TCP_INFO.size)
   const length = nativeBuffer(8)
   length.words[0] = TCP_INFO.size
   const result = libc().getsockopt(fd, LINUX.IPPROTO_TCP, LINUX.TCP_INFO, info.address, length.address)
-  return result === -1 ? 0 : info.words[TCP_INFO.word.tcpi_rtt]!
+  return result === -1 ? undefined : info.words
 }
 
 export interface ConnectOptions {
@@ -218,15 +230,37 @@ function openSocket(family: number, flags: number): number {
 const RETRANSMIT_US_MIN = 16_000
 const ACKNOWLEDGE_US_MAX = 8_000
 
-function hurry(fd: number): void {
+/**
+ * A peer whose host is gone, or cut off, says nothing at all, and a stream may stand still for as long as it likes: so the
+ * kernel asks after a while whether it is still there. Then the connection is lost, and can be made again.
+ */
+const ASK_AFTER_S = 5
+const ASK_EVERY_S = 3
+const ASK_TIMES = 5
+/**
+ * The same for what nobody acknowledges; for who accepts, and has little to send. Who connects has much, and to the kernel a
+ * peer that takes nothing for a while would be a lost one: there `unheardMs` tells.
+ */
+export const UNHEARD_MS_MAX = (ASK_AFTER_S + ASK_TIMES * ASK_EVERY_S) * 1000
+
+/** Options of every TCP connection; a kernel that lacks some works, and takes longer. */
+const TCP_OPTIONS = [
+  [LINUX.IPPROTO_TCP, LINUX.TCP_THIN_LINEAR_TIMEOUTS, 1],
+  [LINUX.IPPROTO_TCP, LINUX.TCP_RTO_MIN_US, RETRANSMIT_US_MIN],
+  [LINUX.IPPROTO_TCP, LINUX.TCP_DELACK_MAX_US, ACKNOWLEDGE_US_MAX],
+  [LINUX.IPPROTO_TCP, LINUX.TCP_KEEPIDLE, ASK_AFTER_S],
+  [LINUX.IPPROTO_TCP, LINUX.TCP_KEEPINTVL, ASK_EVERY_S],
+  [LINUX.IPPROTO_TCP, LINUX.TCP_KEEPCNT, ASK_TIMES],
+  [LINUX.SOL_SOCKET, LINUX.SO_KEEPALIVE, 1],
+] as const
+
+const ACCEPTED_OPTIONS = [[LINUX.IPPROTO_TCP, LINUX.TCP_USER_TIMEOUT, UNHEARD_MS_MAX]] as const
+
+function tune(fd: number, options: readonly (readonly [number, number, number])[]): void {
   const value = nativeBuffer(8)
-  for (const [option, setting] of [
-    [LINUX.TCP_THIN_LINEAR_TIMEOUTS, 1],
-    [LINUX.TCP_RTO_MIN_US, RETRANSMIT_US_MIN],
-    [LINUX.TCP_DELACK_MAX_US, ACKNOWLEDGE_US_MAX],
-  ] as const) {
+  for (const [level, option, setting] of options) {
     value.words[0] = setting
-    libc().setsockopt(fd, LINUX.IPPROTO_TCP, option, value.address, 4)
+    libc().setsockopt(fd, level, option, value.address, 4)
   }
 }
 
@@ -236,8 +270,14 @@ function prepare(fd: number): number {
   check('fcntl F_SETFL', libc().fcntl(fd, LINUX.F_SETFL, flags & ~LINUX.O_NONBLOCK))
   if (boundPort(fd) !== undefined) {
     setOption(fd, LINUX.IPPROTO_TCP, LINUX.TCP_NODELAY)
-    hurry(fd)
+    tune(fd, TCP_OPTIONS)
   }
+  return fd
+}
+
+function prepareAccepted(fd: number): number {
+  prepare(fd)
+  if (boundPort(fd) !== undefined) tune(fd, ACCEPTED_OPTIONS)
   return fd
 }
 

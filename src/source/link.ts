@@ -2,7 +2,7 @@
 // what comes in, and keeps what the rest of the source asks about it. Source thread.
 
 import { ChannelError, ProtocolError } from '../errors.js'
-import { AGAIN, tryRead, unsentBytes } from '../os/channel.js'
+import { AGAIN, tryRead, UNHEARD_MS_MAX, unheardMs, unsentBytes } from '../os/channel.js'
 import { monotonicMs } from '../os/clock.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
 import { createPoll, POLL_EVENTS } from '../os/poll.js'
@@ -193,6 +193,8 @@ export function createLink(fd: number, wake: Wake, silenceMs: number, handlers: 
     wait(silenceMs / LOOKS_IN_SILENCE, writableFd)
     if (signMs === wokenMs) return true
     if (takesBytes()) signMs = wokenMs
+    if (unheardMs(fd) > UNHEARD_MS_MAX)
+      throw new ChannelError('connection lost: the host of the destination does not answer')
     if (wokenMs - signMs < silenceMs) return false
     throw new ChannelError(
       `the destination has said nothing and taken nothing for ${Math.round(silenceMs / 1000)} s: it was awaited ${waitingFor}`,

@@ -14,10 +14,12 @@ export interface LinkThreadData {
   /** Of a hundred packets. */
   readonly lossPercent: number
   readonly seed: number
-  /** [0]: stop; [1]: ready; [2]: packets; [3]: of these, lost. */
+  /** [0]: 1 to stop, 2 to lose everything from now on; [1]: ready; [2]: packets; [3]: of these, lost. */
   readonly cells: Int32Array
 }
 
+const STOP = 1
+const DEAD = 2
 const O_RDWR = 2
 const O_NONBLOCK = 2048
 /** Linux's linux/if_tun.h. */
@@ -55,7 +57,7 @@ function take(): void {
     const count = libc().read(fd, packet.address, PACKET_BYTES_MAX)
     if (count <= 0) return
     cells[2]!++
-    const lost = random.integer(100_000) < lossPercent * 1000
+    const lost = Atomics.load(cells, 0) === DEAD || random.integer(100_000) < lossPercent * 1000
     if (lost || packet.bytes[0]! >> 4 !== 4 || queue.length - head >= QUEUE_PACKETS_MAX) {
       cells[3]!++
       continue
@@ -80,7 +82,7 @@ const poll = createPoll(1)
 poll.set(0, fd, POLL_EVENTS.in)
 Atomics.store(cells, 1, 1)
 Atomics.notify(cells, 1)
-while (Atomics.load(cells, 0) === 0) {
+while (Atomics.load(cells, 0) !== STOP) {
   const waitMs = head < queue.length ? Math.max(0, Math.floor(queue[head]!.dueMs - performance.now())) : 50
   poll.wait(waitMs)
   take()

@@ -1,9 +1,9 @@
 // A migration of our own pair over a link with delay and loss, and how long faults take there:
 //
 //   unshare --net node dist/test/faults/lossy.js [--delay-ms 10] [--loss 1] [--mib 8] [--seed 1] [--congestion reno]
-//     [--bandwidth BYTES] [--channels 1]
+//     [--bandwidth BYTES] [--channels 1] [--dead-after-ms MS]
 //
-// It changes the network of its namespace, so it refuses one that has more than a loopback device. Prints a JSON line.
+// With --dead-after-ms the link loses everything from then on, and what is printed is when each end noticed. It changes the network of its namespace, so it refuses one that has more than a loopback device. Prints a JSON line.
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
@@ -28,6 +28,7 @@ const { values } = parseArgs({
     /** Of the push, bytes a second. */
     bandwidth: { type: 'string', default: '0' },
     channels: { type: 'string', default: '2' },
+    'dead-after-ms': { type: 'string' },
   },
 })
 
@@ -61,6 +62,23 @@ ip('link', 'set', 'lo', 'up')
 ip('addr', 'add', OURS, 'peer', THEIRS, 'dev', DEVICE)
 ip('link', 'set', DEVICE, 'up')
 
+/** Both ends end; prints with which words, and how long after the link has died. */
+async function reportDeath(afterMs: number): Promise<never> {
+  await new Promise((resolve) => setTimeout(resolve, afterMs))
+  Atomics.store(cells, 0, 2)
+  const diedMs = performance.now()
+  const noticed = async (end: Promise<{ status: string; error?: string }>) => {
+    const { status, error } = await end
+    return { status, error, afterMs: Math.round(performance.now() - diedMs) }
+  }
+  const [source, destination] = await Promise.all([
+    noticed(migration.done),
+    noticed(incoming.done.then(({ report }) => report)),
+  ])
+  console.log(JSON.stringify({ source, destination }))
+  process.exit(0)
+}
+
 const guest = await startPattern({
   blocks: [{ name: 'a', length: Number(values.mib) * MiB }],
   writeRatio: 0.2,
@@ -77,6 +95,7 @@ const migration = migrate(guest, {
   maxPostcopyBandwidth: Number(values.bandwidth),
   urgentChannel: values.channels === '2',
 })
+if (values['dead-after-ms'] !== undefined) await reportDeath(Number(values['dead-after-ms']))
 const outcome = await Promise.race([outcomeOf({ incoming, migration }), broken])
 const moved = assertMoved(outcome)
 await guest.destroy()
