@@ -3,7 +3,7 @@
 //   unshare --net node dist/test/faults/lossy.js [--delay-ms 10] [--loss 1] [--mib 8] [--seed 1] [--congestion reno]
 //     [--bandwidth BYTES] [--channels 1] [--dead-after-ms MS]
 //
-// With --dead-after-ms the link loses everything from then on, and what is printed is when each end noticed. It changes the network of its namespace, so it refuses one that has more than a loopback device. Prints a JSON line.
+// With --dead-after-ms the link loses everything so long after the switch, and what is printed is when each end noticed. It changes the network of its namespace, so it refuses one that has more than a loopback device. Prints a JSON line.
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
@@ -64,6 +64,7 @@ ip('link', 'set', DEVICE, 'up')
 
 /** Both ends end; prints with which words, and how long after the link has died. */
 async function reportDeath(afterMs: number): Promise<never> {
+  while (migration.status !== 'postcopy-active') await new Promise((resolve) => setTimeout(resolve, 5))
   await new Promise((resolve) => setTimeout(resolve, afterMs))
   Atomics.store(cells, 0, 2)
   const diedMs = performance.now()
