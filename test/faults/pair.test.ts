@@ -259,12 +259,13 @@ async function recoverFromCuts(seed: number, cuts: number): Promise<void> {
 
 /** `CUTS=200` for more by hand. */
 const CUTS = Number(process.env.CUTS ?? 8)
+const cutting = { ...options, timeout: 240_000 + CUTS * 6_000 }
 
-test('cut at random points after the guest runs there: recovered, each page once', options, async () => {
+test('cut at random points after the guest runs there: recovered, each page once', cutting, async () => {
   for (let seed = 1; seed <= CUTS; seed++) await recoverFromCuts(seed, 1)
 })
 
-test('cut again within the recovery, twice in a row: recovered', options, async () => {
+test('cut again within the recovery, twice in a row: recovered', cutting, async () => {
   for (let seed = 1; seed <= Math.ceil(CUTS / 3); seed++) await recoverFromCuts(1000 + seed, 3)
 })
 
