@@ -60,7 +60,13 @@ async function withBoth(
 ): Promise<Sample> {
   const source = await kind(vm, limit)
   const log = join(vm.directory, 'trace')
-  const incoming = { ...vm.options, paused, incoming: true, capabilities: CAPABILITIES, args: traceArgs(log) }
+  const incoming = {
+    ...vm.options,
+    paused,
+    incoming: true,
+    capabilities: [...CAPABILITIES, ...source.capabilities],
+    args: traceArgs(log),
+  }
   const qemu = await startTestGuest(vm.binary, incoming)
   try {
     return await work(qemu, source, log)

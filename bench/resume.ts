@@ -128,7 +128,7 @@ const WAYS: Readonly<Record<string, Way>> = {
   }),
   'mapped file': restoreBy('flat', {
     args: mapPrivately,
-    source: farfault({ mapped: RAM_BLOCK }),
+    source: farfault({ mapped: RAM_BLOCK, preempt: false }),
     uri: ({ directory }) => `unix:${join(directory, 'migrate')}`,
   }),
 }

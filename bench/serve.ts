@@ -6,7 +6,7 @@ import type { QemuBinary } from '../test/qemu/find.js'
 import { ARRIVAL_METRICS, arrivePaused, arriveRunning, GUEST_METRICS } from './arrival.js'
 import type { Benchmark, Metric, Sample } from './benchmark.js'
 import { type BenchOptions, wantedQemus } from './options.js'
-import { farfault, qemuSource, type SourceKind } from './sources.js'
+import { farfault, qemuPreemptSource, qemuSource, type SourceKind } from './sources.js'
 import { forgetVm, lazily, type StoredVm, storeVm } from './stored-vm.js'
 import { WORKLOADS, type Workload, workloadOptions } from './workloads.js'
 
@@ -18,9 +18,11 @@ const LIMIT = 10 * MiB
 /** One line for each way to serve; all are compared with the last. */
 const SOURCES: Readonly<Record<string, SourceKind>> = {
   'farfault, no record': farfault({ record: false }),
+  'farfault, one connection': farfault({ record: false, preempt: false }),
   'farfault, linear': farfault({ order: 'linear', record: false }),
   'farfault, bubbling': farfault({ order: 'bubbling', record: false }),
   'farfault, recorded': farfault({}, 'recorded'),
+  'qemu, preempt': qemuPreemptSource,
   qemu: qemuSource,
 }
 const [COMPARED] = Object.keys(SOURCES).slice(-1) as [string]
@@ -42,7 +44,7 @@ function benchmark(binary: QemuBinary, ramMiB: number, plan: Plan): Benchmark {
     rounds: 7,
     metrics: plan.metrics,
     variants: names.map((name) => ({ name, run: async () => plan.run(await vm.get(), SOURCES[name]!) })),
-    ratios: names.filter((name) => name !== COMPARED).map((name) => [name, COMPARED] as const),
+    ratios: names.filter((name) => name.startsWith('farfault')).map((name) => [name, COMPARED] as const),
     finish: vm.end,
   }
 }

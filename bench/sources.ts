@@ -15,6 +15,8 @@ export interface Moved {
 
 /** A source that is ready: it moves the VM as soon as it is told where to. */
 export interface ReadySource {
+  /** Capabilities that the destination needs for it. */
+  readonly capabilities: readonly string[]
   /** Where the guest was when it stopped. */
   readonly from: Beat
   move(uri: string): Promise<void>
@@ -26,17 +28,19 @@ export interface ReadySource {
   stop(): Promise<void>
 }
 
+const PREEMPT = 'postcopy-preempt'
+
 /** @param limit bytes a second for what is not asked for; 0: none. */
 export type SourceKind = (vm: StoredVm, limit: number) => Promise<ReadySource>
 
 export const farfault =
   (options: ServeOptions = {}, image: 'image' | 'recorded' = 'image'): SourceKind =>
   async (vm, limit) => {
-    const child = start(
-      nodeChild('serve.child', vm[image], JSON.stringify({ ...options, maxBandwidth: limit })),
-    )
+    const all: ServeOptions = { preempt: true, ...options, maxBandwidth: limit }
+    const child = start(nodeChild('serve.child', vm[image], JSON.stringify(all)))
     await child.line() // ready
     return {
+      capabilities: all.preempt ? [PREEMPT] : [],
       from: vm.parkedAt,
       async move(uri) {
         child.say(`connect ${uri}`)
@@ -54,13 +58,14 @@ export const farfault =
   }
 
 /** Postcopy from the first moment on. */
-export const qemuSource: SourceKind = async (vm, limit) => {
+const qemu = async (vm: StoredVm, limit: number, preempt: boolean): Promise<ReadySource> => {
   const { qmp, pid } = vm.qemu
-  await setMigrationCapabilities(qmp, { 'postcopy-ram': true, 'return-path': true })
+  await setMigrationCapabilities(qmp, { 'postcopy-ram': true, 'return-path': true, [PREEMPT]: preempt })
   await qmp.execute('migrate-set-parameters', { 'max-postcopy-bandwidth': limit })
   let usedMs = 0
   let moving = false
   return {
+    capabilities: preempt ? [PREEMPT] : [],
     from: vm.beat(),
     async move(uri) {
       usedMs = cpuMs(pid)
@@ -81,8 +86,12 @@ export const qemuSource: SourceKind = async (vm, limit) => {
   }
 }
 
+export const qemuSource: SourceKind = (vm, limit) => qemu(vm, limit, false)
+export const qemuPreemptSource: SourceKind = (vm, limit) => qemu(vm, limit, true)
+
 /** No source: the destination reads by itself. */
 export const nowhere: SourceKind = async (vm) => ({
+  capabilities: [],
   from: vm.parkedAt,
   async move() {},
   async unlimit() {},

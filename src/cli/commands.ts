@@ -169,7 +169,10 @@ export const RESUME_OPTIONS = {
     'map RAM privately from the image where QEMU can (8.1 or newer): nothing is served, no process stays behind',
   ),
   'no-verify': flag('do not compare page data with the checksums of the image'),
-  preempt: flag("a second connection for pages that are asked for (QEMU's postcopy-preempt)"),
+  preempt: flag(
+    "a second connection for pages that are asked for (QEMU's postcopy-preempt); with --to, where that QEMU expects it; by itself in a QEMU that is started here and knows how",
+  ),
+  'no-preempt': flag('one connection for all pages'),
   ...TLS_CONNECT_OPTIONS,
   reconnect: flag(
     'when the connection to the VM is lost, let QEMU listen again (migrate-recover), and go on',

@@ -63,6 +63,8 @@ function assertOneWay({ to, program, recover, reconnect, ...values }: ResumeValu
     )
   if (!starts && reconnect)
     throw new UsageError('--reconnect needs a QEMU that is started here: only that is told to listen again')
+  if (values.preempt && values['no-preempt'])
+    throw new UsageError('--preempt and --no-preempt exclude each other')
   if (values.record && values['no-record'])
     throw new UsageError('--record and --no-record exclude each other')
 }
@@ -78,7 +80,7 @@ const options = (values: ResumeValues) => ({
   ...(values.record || values['no-record'] ? { record: values.record } : {}),
   recordMaxMs: values['record-time'],
   verify: !values['no-verify'],
-  preempt: values.preempt,
+  ...(values.preempt || values['no-preempt'] ? { preempt: values.preempt } : {}),
   recoverTimeMs: values['recover-time'],
 })
 

@@ -27,6 +27,12 @@ export async function setMigrationCapabilities(
   await qmp.execute('migrate-set-capabilities', { capabilities: list })
 }
 
+/** The migration capabilities that this QEMU knows. */
+export async function knownCapabilities(qmp: Qmp): Promise<ReadonlySet<string>> {
+  const list = await qmp.execute<{ capability: string }[]>('query-migrate-capabilities')
+  return new Set(list.map(({ capability }) => capability))
+}
+
 export async function queryMigration(qmp: Qmp, options: { timeoutMs?: number } = {}): Promise<MigrationInfo> {
   return await qmp.execute<MigrationInfo>('query-migrate', {}, options)
 }

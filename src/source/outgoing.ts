@@ -54,7 +54,13 @@ export type ReconnectAt = { readonly uri: string } | 'when-told'
 export type Order =
   | { readonly order: 'cancel' }
   /** `recover` undefined: a connection that is lost is not made again. */
-  | { readonly order: 'connect'; readonly uri: string; readonly recover: ReconnectAt | undefined }
+  | {
+      readonly order: 'connect'
+      readonly uri: string
+      readonly recover: ReconnectAt | undefined
+      /** As in `OutgoingOptions`, where it is known only now. */
+      readonly preempt: boolean | undefined
+    }
   /** Another process was the source, and died after the switch: go on from what the destination says that it has. */
   | { readonly order: 'take-over'; readonly recover: ReconnectAt }
   /** In `postcopy-paused`, where told: the destination listens there. */

@@ -100,7 +100,7 @@ export interface Served {
  * here is touched.
  */
 export function runSource(base: SourceThreadBase, makeOrigin: () => Served): void {
-  const { options } = base
+  let { options } = base
   const wake = wakeFromFd(base.wakeFd)
   const stats = createStats(SOURCE_STATS, base.statsMemory)
   const status = createMachine('source', SOURCE_STATUS, base.statusCell, 0, (from, event, to) => {
@@ -108,14 +108,17 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
     tell({ status: to })
   })
   const p: Progress = { fd: -1, urgentFd: undefined, startUs: 0, tookOver: false }
-  const common = { wake, options, status, stats, takeOrders }
 
   function migrate(): void {
     status.step('migrate')
     rehearse(options)
     const order = waitForOrderToConnect(wake)
-    if (order.order === 'take-over') takeOver(order.recover)
-    else begin(order.uri, order.recover)
+    if (order.order === 'take-over') {
+      takeOver(order.recover)
+      return
+    }
+    if (order.preempt !== undefined) options = { ...options, preempt: order.preempt }
+    begin(order.uri, order.recover)
   }
 
   function begin(uri: string, recoverAt: ReconnectAt | undefined): void {
@@ -161,7 +164,10 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
     if (record !== undefined) p.recorder = recorderFor(p, blocks, record, recorded)
     const silenceMs =
       options.silenceTimeoutMs ?? (recoverAt === undefined ? LIMITS.silenceMs : LIMITS.silenceRecoverMs)
-    return { ...common, blocks, origin, silenceMs, recorded, recorder: p.recorder }
+    return {
+      ...{ wake, options, status, stats, takeOrders },
+      ...{ blocks, origin, silenceMs, recorded, recorder: p.recorder },
+    }
   }
 
   /** All of RAM, and the answer to its end; over as many connections as it takes. */

@@ -36,8 +36,12 @@ export interface Migration extends EventEmitter<{ status: [SourceStatus] }> {
 export interface Source extends Migration {
   /** Resolves when the thread waits for the order to connect. */
   readonly ready: Promise<void>
-  /** @param recover where to reconnect when the connection is lost after the switch; undefined: not at all. @throws UsageError when that cannot be */
-  connect(uri: string, recover?: ReconnectAt): void
+  /**
+   * @param recover where to reconnect when the connection is lost after the switch; undefined: not at all
+   * @param preempt as in the options, which said nothing final of it
+   * @throws UsageError when that cannot be
+   */
+  connect(uri: string, recover?: ReconnectAt, preempt?: boolean): void
   /**
    * Instead of `connect`: another process was the source and died after the switch. The destination waits for one that has
    * the same RAM, and says what it has of it.
@@ -76,13 +80,14 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
 
   let tunnel: Tunnel | undefined
   let recoverTunnel: Tunnel | undefined
-  function connect(uri: string, recover?: ReconnectAt): void {
+  function connect(uri: string, recover?: ReconnectAt, preempt?: boolean): void {
     if (recover !== undefined) assertRecoverable(recover, spec.data.options, spec.tls)
     if (spec.tls !== undefined) tunnel = openTunnel(uri, spec.tls)
     order({
       order: 'connect',
       uri: tunnel?.uri ?? uri,
       recover: recover === undefined ? undefined : throughTunnel(recover),
+      preempt,
     })
   }
 

@@ -8,7 +8,7 @@ import { GuestError, UsageError } from '../errors.js'
 import type { DemandReport } from '../image/demand.js'
 import { type ServeOptions, serveImage } from '../image/serve.js'
 import { type LaunchOptions, launchQemu, type Qemu, type QemuExit } from '../qemu/launch.js'
-import { setMigrationCapabilities } from '../qemu/migration.js'
+import { knownCapabilities, setMigrationCapabilities } from '../qemu/migration.js'
 import type { SourceReport } from '../source/report.js'
 import { assertRecoverable, type Source } from '../source/start-source.js'
 import { reconnectWhenPaused } from './listen-again.js'
@@ -16,9 +16,11 @@ import { planMapping } from './map.js'
 import { writeRecord } from './record.js'
 import { explainRefusal } from './refusals.js'
 
-export interface ResumeOptions extends Omit<ServeOptions, 'mapped' | 'tls'> {
+export interface ResumeOptions extends Omit<ServeOptions, 'mapped' | 'tls' | 'preempt'> {
   /** Program and arguments, as at the save: the machine must be the same. `-incoming defer` and a QMP socket are added. */
   readonly command: readonly string[]
+  /** Requested pages go over a second connection (postcopy-preempt). Default: where this QEMU knows how. */
+  readonly preempt?: boolean
   /** Let QEMU measure how long each vCPU waits for pages: `query-migrate` says. */
   readonly blocktime?: boolean
   /** Map the machine's RAM from the image instead of serving it, where that is possible; see map.ts. */
@@ -43,6 +45,7 @@ export interface Resumed {
   readonly done: Promise<SourceReport & { readonly cause?: Error }>
 }
 
+const PREEMPT = 'postcopy-preempt'
 /** How long QEMU may take to load the device state, ms. */
 const LOAD_TIMEOUT_MS = 30_000
 
@@ -57,9 +60,9 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
   const plan = options.map === true ? await planMapping(imagePath, options.command) : undefined
   const mapped = plan !== undefined && 'block' in plan ? plan : undefined
   const reconnect = options.reconnect === true && mapped === undefined
-  const { preempt = false, push = true } = options
+  const { preempt: wanted, push = true, ...rest } = options
   if (reconnect) assertRecoverable('when-told', { push: { on: push } })
-  const serve = mapped === undefined ? options : { ...options, preempt: false, mapped: mapped.block }
+  const serve = { ...rest, push, ...(mapped === undefined ? {} : { mapped: mapped.block }) }
   const { machine, identity, source, demand } = serveImage(imagePath, serve)
   let qemu: Qemu | undefined
   try {
@@ -69,14 +72,15 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
       console: options.console ?? 'inherit',
       survives: options.survives ?? false,
     })
+    const preempt = mapped === undefined && (wanted ?? (await knownCapabilities(qemu.qmp)).has(PREEMPT))
     if (mapped === undefined)
       writeRecord(qemu.directory, { image: imagePath, identity, preempt, pid: qemu.pid })
     await setMigrationCapabilities(
       qemu.qmp,
-      mapped === undefined ? capabilitiesFor(options) : { events: true },
+      mapped === undefined ? capabilitiesFor(options, preempt) : { events: true },
     )
     await source.ready
-    const handed = await hand(qemu, source, args.includes('-S'), reconnect)
+    const handed = await hand(qemu, source, { preempt, reconnect, paused: args.includes('-S') })
     const resumed = { ...handed, demand }
     return plan !== undefined && 'reason' in plan ? { ...resumed, notMapped: plan.reason } : resumed
   } catch (error) {
@@ -86,25 +90,27 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
   }
 }
 
-const capabilitiesFor = ({ blocktime = false, preempt = false }: ResumeOptions): Record<string, boolean> => ({
+const capabilitiesFor = (
+  { blocktime = false }: ResumeOptions,
+  preempt: boolean,
+): Record<string, boolean> => ({
   events: true,
   'postcopy-ram': true,
   ...(blocktime ? { 'postcopy-blocktime': true } : {}),
-  ...(preempt ? { 'postcopy-preempt': true } : {}),
+  ...(preempt ? { [PREEMPT]: true } : {}),
 })
 
 async function hand(
   qemu: Qemu,
   source: Source,
-  paused: boolean,
-  reconnect: boolean,
+  { preempt, reconnect, paused }: { preempt: boolean; reconnect: boolean; paused: boolean },
 ): Promise<Omit<Resumed, 'demand'>> {
   const uri = `unix:${join(qemu.directory, 'migrate')}`
   const startMs = performance.now()
   const running = qemu.qmp.waitForEvent('RESUME', { timeoutMs: LOAD_TIMEOUT_MS })
   running.catch(() => {}) // the source's or QEMU's own end may be the better reason
   await qemu.qmp.execute('migrate-incoming', { uri })
-  source.connect(uri, reconnect ? 'when-told' : undefined)
+  source.connect(uri, reconnect ? 'when-told' : undefined, preempt)
   if (reconnect) reconnectWhenPaused(qemu.qmp, source, qemu.directory)
   // The end of the source is no reason to stop waiting if it went well: a small VM has all its RAM at once.
   const failed = source.done.then(async (report) => {

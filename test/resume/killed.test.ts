@@ -48,7 +48,7 @@ for (const version of ['7.2', '10.0']) {
       const vm = await parked.get(version)!
       const printed = join(directory, `printed-${version}-${preempt}`)
       const first = farfault(
-        ...['resume', vm.path, `--max-bandwidth=${BYTES_A_SECOND}`, ...(preempt ? ['--preempt'] : [])],
+        ...['resume', vm.path, `--max-bandwidth=${BYTES_A_SECOND}`, preempt ? '--preempt' : '--no-preempt'],
         ...['--', ...vm.command(version, `file:${printed}`)],
       )
       const again = await named(first)
