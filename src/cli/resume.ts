@@ -35,6 +35,8 @@ type Serving = Pick<ServedImage, 'source' | 'demand'>
 
 /** How much later than its connection QEMU's end may be noticed, ms. */
 const QEMU_END_MS = 1000
+/** From the end of its connections to the end of its process, ms. */
+const QEMU_EXIT_MS = 10_000
 
 export async function resumeCommand(values: ResumeValues): Promise<ExitCode> {
   const [image] = values.operands
@@ -114,7 +116,7 @@ async function resumeHere(image: string, values: ResumeValues): Promise<ExitCode
   const { ignored } = demand()
   sayIgnored(ignored)
   tellParent({ resumedMs, recover: again, ignored })
-  const report = await untilServed(source, resumed.done, qemu.exited)
+  const report = await untilServed(source, resumed.done, qemu.exited, !values['no-push'])
   if (report === undefined) return vmEnded(resumed, values)
   if (!report.ok) {
     const waits = report.cause instanceof ChannelError && again !== undefined
@@ -134,6 +136,7 @@ async function untilServed<Report extends SourceReport & { readonly cause?: Erro
   source: Source,
   done: Promise<Report>,
   ended: Promise<unknown>,
+  push: boolean,
 ): Promise<Report | undefined> {
   onSignal(() => {
     if (source.status === 'completed') return
@@ -141,9 +144,9 @@ async function untilServed<Report extends SourceReport & { readonly cause?: Erro
   })
   const over = ended.then(() => undefined)
   const report = await Promise.race([done, over])
-  if (report === undefined || report.ok || !(report.cause instanceof ChannelError)) return report
-  // Its connection ends with QEMU, and may be seen to end first.
-  return Promise.race([over, sleep(QEMU_END_MS, report)])
+  if (report === undefined || (report.ok ? push : !(report.cause instanceof ChannelError))) return report
+  // Its connection ends with QEMU, and may be seen to end first; on demand there is no other end.
+  return Promise.race([over, sleep(report.ok ? QEMU_EXIT_MS : QEMU_END_MS, report)])
 }
 
 /** Somebody wanted that, and nothing is lost but the VM's run. */
@@ -168,7 +171,7 @@ async function goOnWith(image: string, qmp: string, values: ResumeValues): Promi
   const again = recoverArguments(image, qmp)
   say(`the VM's RAM is served again after ${milliseconds(recoveredMs)}; its QEMU is process ${pid}`)
   tellParent({ resumedMs: recoveredMs, recover: again, ignored: null })
-  const report = await untilServed(source, done, ended)
+  const report = await untilServed(source, done, ended, !values['no-push'])
   if (report === undefined) return vmEnded(recovered, values)
   print(values, report, demand(), { resumedMs: recoveredMs, ...(report.ok ? {} : { recover: again }) })
   if (!report.ok) say(`${report.error}. The VM waits for: ${asCommand(again)}`)

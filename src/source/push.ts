@@ -72,15 +72,18 @@ const politeMs = (o: Outgoing, nowMs: number): number =>
 const loadMsLeft = (o: Outgoing, nowMs: number): number =>
   o.pongs.has(PING.loaded) ? 0 : Math.max(0, Math.ceil(o.committedMs + LIKELY_HOLD_MS - nowMs))
 
-/** Only what is asked for, until the destination goes away: it never has all of RAM, so there is no other end. */
-export function serveOnDemand(o: Outgoing): void {
+/**
+ * Only what is asked for, until the destination goes away: it never has all of RAM, so there is no other end.
+ * @throws ChannelError for that end as well, where it may be a loss that is recovered from
+ */
+export function serveOnDemand(o: Outgoing, recovers: boolean): void {
   for (;;) {
     serveRequests(o)
     o.stats.bytesSent = sentBytes(o)
     try {
       o.link.pump(o.recorder?.settle(o.link.wokenMs()) ?? -1)
     } catch (error) {
-      if (error instanceof ChannelError && o.pongs.has(PING.loaded)) return
+      if (error instanceof ChannelError && o.pongs.has(PING.loaded) && !recovers) return
       throw error
     }
   }

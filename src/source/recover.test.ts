@@ -151,9 +151,8 @@ test('only a connection that breaks after the switch is made again', options, (t
 })
 
 test('what cannot be recovered is said before it starts', () => {
-  const can = { push: { on: true } }
-  assertRecoverable({ uri: 'unix:/x' }, can)
-  assert.throws(() => assertRecoverable({ uri: 'nonsense' }, can), UsageError)
-  assert.throws(() => assertRecoverable({ uri: 'unix:/x' }, { push: { on: false } }), UsageError)
-  assert.throws(() => assertRecoverable({ uri: 'unix:/x' }, can, { directory: '/x' }), UsageError)
+  assertRecoverable({ uri: 'unix:/x' })
+  assert.throws(() => assertRecoverable({ uri: 'nonsense' }), UsageError)
+  assert.throws(() => assertRecoverable({ uri: 'unix:/x' }, { directory: '/x' }), UsageError)
+  assert.throws(() => assertRecoverable('when-told', { directory: '/x' }), UsageError)
 })

@@ -179,7 +179,7 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
           pushRemaining(o)
           untilShut(o)
         } else {
-          serveOnDemand(o)
+          serveOnDemand(o, recoverAt !== undefined)
         }
         status.step('allSent')
         return

@@ -60,7 +60,7 @@ export function migrate(guest: GuestHandle, options: MigrateOptions): Migration 
   else assertTls(options.to, options.tls)
   const thread = threadOptions(guest, options)
   const recover = options.recover === undefined ? undefined : { uri: options.recover }
-  if (recover !== undefined) assertRecoverable(recover, thread, options.tls)
+  if (recover !== undefined) assertRecoverable(recover, options.tls)
   const connection = guest.connect()
   const source = startSource<SourceThreadData>({
     thread: new URL('./source-thread.js', import.meta.url),

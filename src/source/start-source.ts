@@ -11,7 +11,7 @@ import { createWake } from '../os/wake.js'
 import { createStats, type Stats, statsBytes } from '../stats.js'
 import { followThread, startThread } from '../thread.js'
 import { assertTls, openTunnel, type TlsConnectOptions, type Tunnel } from '../tls/tunnel.js'
-import type { Order, OutgoingOptions, ReconnectAt } from './outgoing.js'
+import type { Order, ReconnectAt } from './outgoing.js'
 import { SOURCE_STATS, type SourceReport, type SourceStatus } from './report.js'
 import type { SourceThreadBase } from './run-source.js'
 import { SOURCE_STATUS } from './status.js'
@@ -81,7 +81,7 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   let tunnel: Tunnel | undefined
   let recoverTunnel: Tunnel | undefined
   function connect(uri: string, recover?: ReconnectAt, preempt?: boolean): void {
-    if (recover !== undefined) assertRecoverable(recover, spec.data.options, spec.tls)
+    if (recover !== undefined) assertRecoverable(recover, spec.tls)
     if (spec.tls !== undefined) tunnel = openTunnel(uri, spec.tls)
     order({
       order: 'connect',
@@ -98,7 +98,7 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   }
 
   function takeOver(recover: ReconnectAt): void {
-    assertRecoverable(recover, { push: { on: true } }, spec.tls)
+    assertRecoverable(recover, spec.tls)
     order({ order: 'take-over', recover: throughTunnel(recover) })
   }
 
@@ -159,20 +159,11 @@ function failed(
 }
 
 /** What is wrong with it must not be found first when the guest depends on it. @throws UsageError */
-export function assertRecoverable(
-  recover: ReconnectAt,
-  { push }: Recoverable,
-  tls?: TlsConnectOptions,
-): void {
+export function assertRecoverable(recover: ReconnectAt, tls?: TlsConnectOptions): void {
   if (recover !== 'when-told') {
     if (tls === undefined) parseUri(recover.uri)
     else assertTls(recover.uri, tls)
+  } else if (tls !== undefined) {
+    throw new UsageError('a migration over TLS to where it is told later cannot be recovered yet')
   }
-  const refuse = (what: string): never => {
-    throw new UsageError(`a migration ${what} cannot be recovered yet`)
-  }
-  if (tls !== undefined && recover === 'when-told') refuse('over TLS to where it is told later')
-  if (!push.on) refuse('that sends pages on demand alone')
 }
-
-type Recoverable = { readonly push: Pick<OutgoingOptions['push'], 'on'> }

@@ -4,9 +4,10 @@
 
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { ChannelError, GuestError } from '../errors.js'
+import { CancelledError, ChannelError, GuestError } from '../errors.js'
 import { queryMigration } from '../qemu/migration.js'
 import { type Qmp, QmpError } from '../qemu/qmp.js'
+import type { SourceReport } from '../source/report.js'
 import type { Source } from '../source/start-source.js'
 
 /** QEMU refuses while it does not know of the loss: time between two attempts, and how long it may take to know, ms. */
@@ -43,6 +44,19 @@ export function reconnectWhenPaused(qmp: Qmp, source: Source, directory: string)
       source.cancel() // there is no QEMU any more
     }
   })
+}
+
+type Done = SourceReport & { readonly cause?: Error }
+
+/**
+ * How it ended. Pages that go on demand alone have no other end than the VM's: a source that was given up because there is no
+ * QEMU any more has done all that it could.
+ */
+export async function outcomeOf(source: Source, push: boolean): Promise<Done> {
+  const report = await source.done
+  if (push || !(report.cause instanceof CancelledError)) return report
+  const { error: _, cause: __, ...rest } = report
+  return { ...rest, ok: true, status: 'completed' }
 }
 
 /**

@@ -5,13 +5,14 @@
 
 import { rmSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { ChannelError } from '../errors.js'
 import type { DemandReport } from '../image/demand.js'
 import { type ServedImage, type ServeOptions, serveImage } from '../image/serve.js'
 import { connectQmp, type Qmp } from '../qemu/qmp.js'
 import type { SourceReport } from '../source/report.js'
 import type { Source } from '../source/start-source.js'
-import { pausedOrComplete, reconnectWhenPaused } from './listen-again.js'
+import { outcomeOf, pausedOrComplete, reconnectWhenPaused } from './listen-again.js'
 import { assertSameImage, readRecord, type ServingRecord } from './record.js'
 
 export interface RecoverOptions extends Omit<ServeOptions, 'mapped' | 'preempt' | 'setupTimeoutMs' | 'tls'> {
@@ -35,6 +36,8 @@ export interface Recovered {
 
 /** How long QEMU may take to greet, ms: another client keeps the socket for as long as it lives. */
 const GREETING_MS = 5000
+/** From the end of its QMP to the end of its process, ms. */
+const QEMU_END_MS = 10_000
 
 /**
  * Resolves when QEMU asks for pages again; with undefined when it has all of its RAM, so that nothing is left to do.
@@ -50,7 +53,7 @@ export async function recover(imagePath: string, options: RecoverOptions): Promi
     assertSameImage(record, imagePath, served.identity)
     qmp = await connectTo(options.qmp)
     await served.source.ready
-    return await goOn(record, directory, qmp, served)
+    return await goOn(record, directory, qmp, served, options.push ?? true)
   } catch (error) {
     served.source.cancel()
     await qmp?.close()
@@ -63,6 +66,7 @@ async function goOn(
   directory: string,
   qmp: Qmp,
   { source, demand }: ServedImage,
+  push: boolean,
 ): Promise<Recovered | undefined> {
   const startMs = performance.now()
   if ((await pausedOrComplete(qmp, directory)) === 'complete') {
@@ -81,7 +85,7 @@ async function goOn(
     pid: record.pid,
     ended,
     recoveredMs: performance.now() - startMs,
-    done: source.done,
+    done: outcomeOf(source, push),
   }
 }
 
@@ -108,11 +112,17 @@ function untilServing(source: Source): Promise<void> {
   })
 }
 
-/** Who started that QEMU can no longer remove its directory. */
-function removeRemnants({ pid }: ServingRecord, directory: string): void {
+/** Who started that QEMU can no longer remove its directory. It may take a moment to end, or only have lost its QMP client. */
+async function removeRemnants({ pid }: ServingRecord, directory: string): Promise<void> {
+  for (const endMs = performance.now() + QEMU_END_MS; isAlive(pid); await sleep(20))
+    if (performance.now() > endMs) return
+  rmSync(directory, { recursive: true, force: true })
+}
+
+function isAlive(pid: number): boolean {
   try {
-    process.kill(pid, 0) // it may only have lost its QMP client
+    return process.kill(pid, 0)
   } catch {
-    rmSync(directory, { recursive: true, force: true })
+    return false
   }
 }

@@ -10,8 +10,8 @@ import { type ServeOptions, serveImage } from '../image/serve.js'
 import { type LaunchOptions, launchQemu, type Qemu, type QemuExit } from '../qemu/launch.js'
 import { knownCapabilities, setMigrationCapabilities } from '../qemu/migration.js'
 import type { SourceReport } from '../source/report.js'
-import { assertRecoverable, type Source } from '../source/start-source.js'
-import { reconnectWhenPaused } from './listen-again.js'
+import type { Source } from '../source/start-source.js'
+import { outcomeOf, reconnectWhenPaused } from './listen-again.js'
 import { planMapping } from './map.js'
 import { writeRecord } from './record.js'
 import { explainRefusal } from './refusals.js'
@@ -25,7 +25,7 @@ export interface ResumeOptions extends Omit<ServeOptions, 'mapped' | 'tls' | 'pr
   readonly blocktime?: boolean
   /** Map the machine's RAM from the image instead of serving it, where that is possible; see map.ts. */
   readonly map?: boolean
-  /** When the connection to QEMU is lost, let it listen again and go on, for `recoverTimeMs`. Not without push, or with map. */
+  /** When the connection to QEMU is lost, let it listen again and go on, for `recoverTimeMs`. Not with map. */
   readonly reconnect?: boolean
   readonly console?: NonNullable<LaunchOptions['console']>
   /** QEMU may outlive this process. Before all RAM is in it then waits for somebody who goes on: see recover.ts. */
@@ -60,9 +60,8 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
   const plan = options.map === true ? await planMapping(imagePath, options.command) : undefined
   const mapped = plan !== undefined && 'block' in plan ? plan : undefined
   const reconnect = options.reconnect === true && mapped === undefined
-  const { preempt: wanted, push = true, ...rest } = options
-  if (reconnect) assertRecoverable('when-told', { push: { on: push } })
-  const serve = { ...rest, push, ...(mapped === undefined ? {} : { mapped: mapped.block }) }
+  const { preempt: wanted, ...rest } = options
+  const serve = { ...rest, ...(mapped === undefined ? {} : { mapped: mapped.block }) }
   const { machine, identity, source, demand } = serveImage(imagePath, serve)
   let qemu: Qemu | undefined
   try {
@@ -81,7 +80,7 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
     )
     await source.ready
     const handed = await hand(qemu, source, { preempt, reconnect, paused: args.includes('-S') })
-    const resumed = { ...handed, demand }
+    const resumed = { ...handed, demand, done: outcomeOf(source, options.push ?? true) }
     return plan !== undefined && 'reason' in plan ? { ...resumed, notMapped: plan.reason } : resumed
   } catch (error) {
     source.cancel()

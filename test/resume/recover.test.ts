@@ -9,6 +9,7 @@ import { buildRom, romRange } from '../../src/guest/rom.js'
 import { convertStream } from '../../src/image/convert.js'
 import { openImage } from '../../src/image/image.js'
 import { resume } from '../../src/index.js'
+import type { Qemu } from '../../src/qemu/launch.js'
 import { waitForMigration } from '../../src/qemu/migration.js'
 import { ramOf, save, temporaryDirectory } from '../image/images.js'
 import { findQemu, skipReason } from '../qemu/find.js'
@@ -41,6 +42,22 @@ async function parkAnew(version: string, path: string): Promise<string> {
   return path
 }
 
+const commandOf = (version: string): string[] => {
+  const rom = join(directory, 'rom')
+  writeFileSync(rom, buildRom(romRange(RAM_MIB * MiB)))
+  return [
+    ...[findQemu(version)!.path, '-accel', 'tcg', '-machine', 'pc-i440fx-7.2', '-m', `${RAM_MIB}M`],
+    ...['-nodefaults', '-display', 'none', '-serial', 'stdio', '-bios', rom, '-S'],
+  ]
+}
+
+async function assertRam(qemu: Qemu, path: string): Promise<void> {
+  const image = openImage(path)
+  const stored = ramOf(image, 'pc.ram')
+  image.close()
+  assert.equal(Buffer.compare(await pmemsave(qemu, MiB, RAM_MIB * MiB - MiB), stored.subarray(MiB)), 0)
+}
+
 for (const version of ['7.2', '10.0']) {
   for (const preempt of [false, true]) {
     const how = preempt ? ', with a channel for requested pages' : ''
@@ -49,13 +66,8 @@ for (const version of ['7.2', '10.0']) {
       timeout: 240_000,
     }, async () => {
       const path = await park(version)
-      const rom = join(directory, 'rom')
-      writeFileSync(rom, buildRom(romRange(RAM_MIB * MiB)))
       const { qemu, source, done } = await resume(path, {
-        command: [
-          ...[findQemu(version)!.path, '-accel', 'tcg', '-machine', 'pc-i440fx-7.2', '-m', `${RAM_MIB}M`],
-          ...['-nodefaults', '-display', 'none', '-serial', 'stdio', '-bios', rom, '-S'],
-        ],
+        command: commandOf(version),
         console: 'collect',
         reconnect: true,
         preempt,
@@ -74,13 +86,32 @@ for (const version of ['7.2', '10.0']) {
         const paused = seen.filter((status) => status === 'postcopy-paused').length
         assert.ok(paused >= BREAKS, seen.join(' '))
         await waitForMigration(qemu.qmp, ['completed'])
-        const image = openImage(path)
-        const stored = ramOf(image, 'pc.ram')
-        image.close()
-        assert.equal(Buffer.compare(await pmemsave(qemu, MiB, RAM_MIB * MiB - MiB), stored.subarray(MiB)), 0)
+        await assertRam(qemu, path)
       } finally {
         await qemu.kill()
       }
     })
   }
+
+  test(`QEMU ${version}, on demand alone: broken ${BREAKS} times, and every page comes that is asked for`, {
+    skip: skipReason({ qemus: [version] }),
+    timeout: 240_000,
+  }, async () => {
+    const path = await park(version)
+    const { qemu, source, done } = await resume(path, {
+      ...{ command: commandOf(version), console: 'collect', reconnect: true, push: false },
+    })
+    const seen: string[] = []
+    source.on('status', (status) => seen.push(status))
+    for (let i = 1; i <= BREAKS; i++) {
+      await pmemsave(qemu, i * MiB, MiB)
+      await qemu.qmp.execute('migrate-pause', {}, { oob: true })
+      while (seen.filter((status) => status === 'postcopy-active').length < i) await sleep(20)
+    }
+    await assertRam(qemu, path)
+    assert.equal(seen.filter((status) => status === 'postcopy-paused').length, BREAKS, seen.join(' '))
+    await qemu.kill()
+    const report = await done
+    assert.ok(report.ok, `QEMU has ended: nobody is waited for: ${report.error}`)
+  })
 }
