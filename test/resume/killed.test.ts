@@ -88,3 +88,40 @@ for (const version of ['7.2', '10.0']) {
     })
   }
 }
+
+for (const version of ['7.2', '10.0']) {
+  const limits = { skip: skipReason({ qemus: [version] }), timeout: 120_000 }
+  test(
+    `QEMU ${version}, on demand alone: its server is killed, and its own end is the end`,
+    limits,
+    async (t) => {
+      if (!parked.has(version)) parked.set(version, parkVm(directory, version, RAM_MIB))
+      const vm = await parked.get(version)!
+      const printed = join(directory, `printed-${version}-on-demand`)
+      const first = farfault(
+        ...['resume', vm.path, '--no-push', '--no-record', '--', ...vm.command(version, `file:${printed}`)],
+      )
+      const again = await named(first)
+      const home = dirname(again.at(-1)!)
+      const { pid } = JSON.parse(readFileSync(join(home, 'resumed.json'), 'utf8')) as { pid: number }
+      t.after(() => {
+        if (existsSync(`/proc/${pid}`)) process.kill(pid, 'SIGKILL')
+      })
+      await kill(first)
+      const second = farfault(...again)
+      await second.says(/served again/)
+      const before = readPrinted(printed).length
+      for (
+        const endMs = performance.now() + 30_000;
+        readPrinted(printed).length < before + 3;
+        await sleep(50)
+      )
+        assert.ok(performance.now() < endMs, 'the guest does not go on')
+      process.kill(pid, 'SIGTERM')
+      assert.deepEqual(await second.ended, { code: 0, signal: null }, second.err)
+      assert.match(second.err, /QEMU has ended/)
+      vm.assertLetters(readPrinted(printed))
+      assert.equal(existsSync(home), false, 'what was of that QEMU is left')
+    },
+  )
+}
