@@ -23,10 +23,8 @@ const FILE_TIMEOUT_MS = 900_000
  * One file at a time: a guest, a source and a destination already want more than the two cores of a small machine. But what
  * lies beside the code it tests is small, and runs beside the longest one that needs a single core.
  */
-const GROUPS = [
-  { files: (path) => path.startsWith('test/fuzz/') || path.startsWith('src/'), concurrency: 2 },
-  { files: (path) => !GROUPS[0].files(path), concurrency: 1 },
-]
+const isSmall = (path) => isLong(path) || path.startsWith('src/')
+const isLong = (path) => path.startsWith('test/fuzz/')
 const SLOWEST_SHOWN = 25
 
 function testFiles(wanted) {
@@ -34,9 +32,7 @@ function testFiles(wanted) {
     .filter((path) => path.endsWith('.test.js'))
     .filter((path) => wanted.length === 0 || wanted.some((part) => path.includes(part)))
     .filter((path) => existsSync(join(ROOT, path.replace(/\.js$/, '.ts')))) // else left over from an older build
-    .sort(
-      (a, b) => Number(b.startsWith('test/fuzz/')) - Number(a.startsWith('test/fuzz/')) || (a < b ? -1 : 1),
-    )
+    .sort((a, b) => Number(isLong(b)) - Number(isLong(a)) || (a < b ? -1 : 1))
 }
 
 function setUpHost() {
@@ -82,10 +78,10 @@ if (files.length === 0) {
 }
 setUpHost()
 const outcome = { failed: 0, skipped: [], millis: new Map() }
-for (const group of GROUPS) {
-  const chosen = files.filter(group.files)
-  if (chosen.length > 0) await runFiles(chosen, group.concurrency, outcome)
-}
+const small = files.filter(isSmall)
+const others = files.filter((path) => !isSmall(path))
+if (small.length > 0) await runFiles(small, 2, outcome)
+if (others.length > 0) await runFiles(others, 1, outcome)
 const { failed, skipped, millis } = outcome
 const slowest = [...millis].sort((a, b) => b[1] - a[1]).slice(0, files.length > 1 ? SLOWEST_SHOWN : 0)
 if (slowest.length > 0) console.log('\nthe slowest files, seconds:')

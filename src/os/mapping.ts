@@ -153,15 +153,6 @@ export function noHugePages(address: number, length: number): void {
   advise(address, length, LINUX.MADV_NOHUGEPAGE, 'EINVAL')
 }
 
-/**
- * Make all pages present, for reading or for writing as well, as if each had been touched: many times cheaper than a fault for
- * each. A hint: before Linux 5.14 nothing happens.
- */
-export function populate(address: number, length: number, how: 'read' | 'write'): void {
-  const advice = how === 'read' ? LINUX.MADV_POPULATE_READ : LINUX.MADV_POPULATE_WRITE
-  libc().madvise(address, length, advice)
-}
-
 function advise(address: number, length: number, advice: number, tolerated?: string): void {
   if (libc().madvise(address, length, advice) === 0) return
   const name = errnoName(errno())

@@ -110,7 +110,7 @@ export interface Outgoing {
   readonly link: Link
   readonly sender: Sender
   /** Where requested pages go: a channel of their own (postcopy-preempt), or `sender`. */
-  urgent: Sender
+  readonly urgent: Sender
   /** From now on requested pages go there, and requests come from there. */
   useUrgent(fd: number): void
   /** What our own destination knows us by on a second connection. */

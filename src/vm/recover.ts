@@ -37,7 +37,7 @@ export interface Recovered {
 /** How long QEMU may take to greet, ms: another client keeps the socket for as long as it lives. */
 const GREETING_MS = 5000
 /** From the end of its QMP to the end of its process, ms. */
-const QEMU_END_MS = 10_000
+const QEMU_EXIT_MS = 10_000
 
 /**
  * Resolves when QEMU asks for pages again; with undefined when it has all of its RAM, so that nothing is left to do.
@@ -114,7 +114,7 @@ function untilServing(source: Source): Promise<void> {
 
 /** Who started that QEMU can no longer remove its directory. It may take a moment to end, or only have lost its QMP client. */
 async function removeRemnants({ pid }: ServingRecord, directory: string): Promise<void> {
-  for (const endMs = performance.now() + QEMU_END_MS; isAlive(pid); await sleep(20))
+  for (const endMs = performance.now() + QEMU_EXIT_MS; isAlive(pid); await sleep(20))
     if (performance.now() > endMs) return
   rmSync(directory, { recursive: true, force: true })
 }

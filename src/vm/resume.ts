@@ -103,7 +103,7 @@ async function hand(
   qemu: Qemu,
   source: Source,
   { preempt, reconnect, paused }: { preempt: boolean; reconnect: boolean; paused: boolean },
-): Promise<Omit<Resumed, 'demand'>> {
+): Promise<Omit<Resumed, 'demand' | 'done'>> {
   const uri = `unix:${join(qemu.directory, 'migrate')}`
   const startMs = performance.now()
   const running = qemu.qmp.waitForEvent('RESUME', { timeoutMs: LOAD_TIMEOUT_MS })
@@ -119,7 +119,7 @@ async function hand(
     throw report.cause ?? new GuestError(report.error ?? 'the source failed')
   })
   await Promise.race([paused ? untilHandedOver(source) : running, failed, ended(qemu)])
-  return { qemu, source, resumedMs: paused ? undefined : performance.now() - startMs, done: source.done }
+  return { qemu, source, resumedMs: paused ? undefined : performance.now() - startMs }
 }
 
 const never = new Promise<never>(() => {})

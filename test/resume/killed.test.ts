@@ -5,7 +5,7 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { after, test } from 'node:test'
+import { after, type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { waitForMigration } from '../../src/qemu/migration.js'
 import { connectQmp } from '../../src/qemu/qmp.js'
@@ -39,26 +39,30 @@ async function kill({ child }: Run): Promise<void> {
   await exited
 }
 
+/** A VM is resumed by a process that can be killed. */
+async function begin(t: TestContext, version: string, options: readonly string[]) {
+  if (!parked.has(version)) parked.set(version, parkVm(directory, version, RAM_MIB))
+  const vm = await parked.get(version)!
+  const printed = join(directory, `printed-${version}-${options.join('')}`)
+  const first = farfault('resume', vm.path, ...options, '--', ...vm.command(version, `file:${printed}`))
+  const again = await named(first)
+  const qmpPath = again.at(-1)!
+  const record = JSON.parse(readFileSync(join(dirname(qmpPath), 'resumed.json'), 'utf8')) as { pid: number }
+  const { pid } = record
+  t.after(() => {
+    if (existsSync(`/proc/${pid}`)) process.kill(pid, 'SIGKILL')
+  })
+  return { vm, printed, first, again, qmpPath, pid }
+}
+
 for (const version of ['7.2', '10.0']) {
   const limits = { skip: skipReason({ qemus: [version] }), timeout: 150_000 + KILLS * 10_000 }
   for (const preempt of [false, true]) {
     const how = preempt ? ', with a channel for requested pages' : ''
     test(`QEMU ${version}${how}: its server killed ${KILLS} times`, limits, async (t) => {
-      if (!parked.has(version)) parked.set(version, parkVm(directory, version, RAM_MIB))
-      const vm = await parked.get(version)!
-      const printed = join(directory, `printed-${version}-${preempt}`)
-      const first = farfault(
-        ...['resume', vm.path, `--max-bandwidth=${BYTES_A_SECOND}`, preempt ? '--preempt' : '--no-preempt'],
-        ...['--', ...vm.command(version, `file:${printed}`)],
-      )
-      const again = await named(first)
-      const qmpPath = again.at(-1)!
-      const { pid } = JSON.parse(readFileSync(join(dirname(qmpPath), 'resumed.json'), 'utf8')) as {
-        pid: number
-      }
-      t.after(() => {
-        if (existsSync(`/proc/${pid}`)) process.kill(pid, 'SIGKILL')
-      })
+      const rate = `--max-bandwidth=${BYTES_A_SECOND}`
+      const begun = await begin(t, version, [rate, preempt ? '--preempt' : '--no-preempt'])
+      const { vm, printed, first, again, qmpPath, pid } = begun
       await sleep(Math.random() * LATEST_KILL_MS)
       await kill(first)
       let served = 0
@@ -95,18 +99,10 @@ for (const version of ['7.2', '10.0']) {
     `QEMU ${version}, on demand alone: its server is killed, and its own end is the end`,
     limits,
     async (t) => {
-      if (!parked.has(version)) parked.set(version, parkVm(directory, version, RAM_MIB))
-      const vm = await parked.get(version)!
-      const printed = join(directory, `printed-${version}-on-demand`)
-      const first = farfault(
-        ...['resume', vm.path, '--no-push', '--no-record', '--', ...vm.command(version, `file:${printed}`)],
-      )
-      const again = await named(first)
-      const home = dirname(again.at(-1)!)
-      const { pid } = JSON.parse(readFileSync(join(home, 'resumed.json'), 'utf8')) as { pid: number }
-      t.after(() => {
-        if (existsSync(`/proc/${pid}`)) process.kill(pid, 'SIGKILL')
-      })
+      const { vm, printed, first, again, qmpPath, pid } = await begin(t, version, [
+        '--no-push',
+        '--no-record',
+      ])
       await kill(first)
       const second = farfault(...again)
       await second.says(/served again/)
@@ -121,7 +117,7 @@ for (const version of ['7.2', '10.0']) {
       assert.deepEqual(await second.ended, { code: 0, signal: null }, second.err)
       assert.match(second.err, /QEMU has ended/)
       vm.assertLetters(readPrinted(printed))
-      assert.equal(existsSync(home), false, 'what was of that QEMU is left')
+      assert.equal(existsSync(dirname(qmpPath)), false, 'what was of that QEMU is left')
     },
   )
 }
