@@ -61,7 +61,7 @@ async function adopt(image: Image, path: string, made: Made, qemu: string | null
     blocks.push({
       ...{ name, length, pagesOffset, presentPages },
       pageSize: TARGET_PAGE_BYTES,
-      crc32: checksums.join(''),
+      xxh64: checksums.join(''),
     })
   }
   const { machine } = image

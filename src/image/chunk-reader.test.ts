@@ -41,7 +41,7 @@ function setUp(t: TestContext) {
   })
   /** Reads a page and leaves it where it is; the answer says whether it is there still. */
   function read(page: number, urgent = false): () => boolean {
-    const bytes = viewOf(chunks.read(0, page, urgent), PAGE)
+    const bytes = viewOf(chunks.read(0, page, 1, urgent).address, PAGE)
     return () => bytes.every((byte) => byte === 1 + (page % 250))
   }
   return { chunks, read }
@@ -61,6 +61,17 @@ test('pages stay where they are until all are released, and then their memory se
   chunks.release(21, false)
   assert.ok(read(inChunk(200))())
   assert.equal(held[0]!(), false, 'its memory was not used again')
+})
+
+test('adjacent pages come together, up to the end of their chunk', (t) => {
+  const { chunks } = setUp(t)
+  const first = { ...chunks.read(0, 3, 5, false) }
+  assert.equal(first.pages, 5)
+  const rest = chunks.read(0, 8, 100, false)
+  assert.equal(rest.pages, 8)
+  assert.equal(rest.address, first.address + 5 * PAGE)
+  chunks.release(12, false)
+  assert.equal(chunks.read(0, 3, 1, false).address, first.address, 'one of them was still to be sent')
 })
 
 test('what goes over one channel takes nothing from the other', (t) => {

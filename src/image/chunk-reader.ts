@@ -10,6 +10,7 @@ import { LIMITS } from '../limits.js'
 import { type Mapping, mapAnonymous, viewOf } from '../os/mapping.js'
 import { createBitmap } from '../ram/bitmap.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
+import type { Extent } from '../source/origin.js'
 import { CHUNK_BYTES, CHUNK_PAGES, chunksIn } from './checksums.js'
 import type { Image } from './image.js'
 
@@ -18,16 +19,18 @@ const SLOTS = LIMITS.sendPairsMax
 
 export interface ChunkReader {
   /**
-   * Address of the page's bytes; they stay until as many pages have been released as were read, of the urgent ones or the others.
+   * Where the bytes of `most` pages are, or of those up to the end of their chunk; they stay until as many pages have been
+   * released as were read, of the urgent ones or the others.
    * @throws ImageError with block and offset when they are not what was stored.
    */
-  read(blockIndex: number, page: number, urgent: boolean): number
+  read(blockIndex: number, page: number, most: number, urgent: boolean): Extent
   release(pages: number, urgent: boolean): void
   close(): void
 }
 
 /** @param verify compare each chunk with its checksum when it is read first, where the image has a sidecar */
 export function createChunkReader(image: Image, verify: boolean): ChunkReader {
+  const extent: Extent = { address: 0, pages: 0 }
   const lanes = { urgent: createLane(), other: createLane() }
   const blocks = image.blocks.map(({ length }, i, all) => ({
     length,
@@ -49,12 +52,15 @@ export function createChunkReader(image: Image, verify: boolean): ChunkReader {
   }
 
   return {
-    read(blockIndex, page, urgent) {
+    read(blockIndex, page, most, urgent) {
       const lane = urgent ? lanes.urgent : lanes.other
       const chunk = Math.floor(page / CHUNK_PAGES)
       const slot = lane.slotOf.get(blocks[blockIndex]!.firstChunk + chunk) ?? load(lane, blockIndex, chunk)
-      lane.reading++
-      return lane.memory.address + slot * CHUNK_BYTES + (page % CHUNK_PAGES) * TARGET_PAGE_BYTES
+      const first = page % CHUNK_PAGES
+      extent.address = lane.memory.address + slot * CHUNK_BYTES + first * TARGET_PAGE_BYTES
+      extent.pages = Math.min(most, CHUNK_PAGES - first)
+      lane.reading += extent.pages
+      return extent
     },
     release(pages, urgent) {
       const lane = urgent ? lanes.urgent : lanes.other

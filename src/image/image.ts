@@ -2,7 +2,6 @@
 // whatever the size of the RAM. Runs on the thread that opens; the image holds one descriptor and no other state.
 
 import { closeSync, fstatSync } from 'node:fs'
-import { crc32 } from 'node:zlib'
 import { ImageError } from '../errors.js'
 import type { Bitmap } from '../ram/bitmap.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
@@ -13,6 +12,7 @@ import {
   CHUNK_PAGES,
   checksumBlock,
   checksumDigits,
+  checksumOfBytes,
   chunkMask,
   clearAbsent,
   countChunks,
@@ -104,7 +104,7 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
     throw new ImageError('the sidecar is missing', sidecarPath(path), 0)
   if (sidecar !== undefined) compareSidecar(sidecar, file, layout, blocks)
   const checksums =
-    sidecar === undefined ? undefined : blocks.map((block, i) => table(block, sidecar.blocks[i]!.crc32))
+    sidecar === undefined ? undefined : blocks.map((block, i) => table(block, sidecar.blocks[i]!.xxh64))
   let open = true
   const compare = (blockIndex: number, chunk: number, got: number): void => {
     const expected = checksums![blockIndex]!(chunk)
@@ -134,7 +134,7 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
       readExactly(file, bytes, pagesOffset + chunk * CHUNK_BYTES, 'page data')
       const mask = chunkMask(present, chunk)
       clearAbsent(bytes, mask)
-      if (verify && checksums !== undefined && mask !== 0) compare(blockIndex, chunk, crc32(bytes))
+      if (verify && checksums !== undefined && mask !== 0) compare(blockIndex, chunk, checksumOfBytes(bytes))
     },
     *verify() {
       if (checksums === undefined) return
@@ -191,7 +191,7 @@ function compareSidecar(
     same(`${where}.length`, said.length, block.length)
     same(`${where}.pagesOffset`, said.pagesOffset, block.pagesOffset)
     same(`${where}.presentPages`, said.presentPages, block.present.count())
-    same(`${where}.crc32 (digits)`, said.crc32.length, countChunks(block.present) * CHECKSUM_DIGITS)
+    same(`${where}.xxh64 (digits)`, said.xxh64.length, countChunks(block.present) * CHECKSUM_DIGITS)
   }
   const checksum = metadataCrc32(file, layout)
   if (checksum === sidecar.metadataCrc32) return

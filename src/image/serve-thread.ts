@@ -31,7 +31,7 @@ function served(): Served {
     // Postcopy streams have none, and it is not needed; but a QEMU that takes a precopy waits for one.
     vmDescription: image.vmDescription ?? Buffer.from('{"page_size":4096,"devices":[]}'),
     present: image.blocks.map(({ present }) => present),
-    read: ({ index }, page, urgent) => chunks.read(index, page, urgent),
+    read: ({ index }, page, most, urgent) => chunks.read(index, page, most, urgent),
     release: chunks.release,
     close() {
       chunks.close()

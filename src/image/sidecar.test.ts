@@ -10,14 +10,14 @@ const FIELDS: Omit<Sidecar, 'version' | 'chunkBytes'> = {
   fileBytes: 1234,
   metadataCrc32: '0123abcd',
   blocks: [
-    { name: 'pc.ram', length: 8192, pageSize: 4096, pagesOffset: 4096, presentPages: 1, crc32: '89abcdef' },
-    { name: 'pc.rom', length: 4096, pageSize: 4096, pagesOffset: 16384, presentPages: 0, crc32: '' },
+    { name: 'pc.ram', length: 8192, pageSize: 4096, pagesOffset: 4096, presentPages: 1, xxh64: '89abcdef' },
+    { name: 'pc.rom', length: 4096, pageSize: 4096, pagesOffset: 16384, presentPages: 0, xxh64: '' },
   ],
 }
 
 test('a sidecar is read as it was written', () => {
   assert.deepEqual(parseSidecar(encodeSidecar(FIELDS), 'vm.img.json'), {
-    version: 1,
+    version: 2,
     chunkBytes: 65536,
     ...FIELDS,
   })
@@ -36,7 +36,7 @@ const WRONG: Readonly<Record<string, object>> = {
   'blocks[1]': { blocks: [FIELDS.blocks[0], null] },
   'blocks[1].length': { blocks: [FIELDS.blocks[0], { ...FIELDS.blocks[1], length: 100 }] },
   'blocks[1].pageSize': { blocks: [FIELDS.blocks[0], { ...FIELDS.blocks[1], pageSize: 8192 }] },
-  'blocks[1].crc32': { blocks: [FIELDS.blocks[0], { ...FIELDS.blocks[1], crc32: '89abcde' }] },
+  'blocks[1].xxh64': { blocks: [FIELDS.blocks[0], { ...FIELDS.blocks[1], xxh64: '89abcde' }] },
 }
 
 for (const [field, change] of Object.entries(WRONG)) {
@@ -59,6 +59,6 @@ test('text that is no JSON is refused', () => {
 })
 
 test('a newer version is refused', () => {
-  const text = encodeSidecar(FIELDS).replace('"version": 1', '"version": 2')
-  assert.throws(() => parseSidecar(text, 'x'), /sidecar field version: expected 1, got 2/)
+  const text = encodeSidecar(FIELDS).replace('"version": 2', '"version": 3')
+  assert.throws(() => parseSidecar(text, 'x'), /sidecar field version: expected 2, got 3/)
 })

@@ -18,7 +18,7 @@ import {
   time,
 } from './fields.js'
 
-const VERSION = 1
+const VERSION = 2
 
 export interface SidecarBlock {
   /** idstr. */
@@ -30,8 +30,8 @@ export interface SidecarBlock {
   /** File offset of the page region. */
   readonly pagesOffset: number
   readonly presentPages: number
-  /** CRC-32 of each chunk with a present page, in order: eight hexadecimal digits a chunk. */
-  readonly crc32: string
+  /** Low half of the XXH64 of each chunk with a present page, in order: eight hexadecimal digits a chunk. */
+  readonly xxh64: string
 }
 
 /** How an image came to be. For people; nothing depends on it. */
@@ -95,7 +95,7 @@ const BLOCK: Fields = {
   pageSize: exactly(TARGET_PAGE_BYTES),
   pagesOffset: pageAligned,
   presentPages: count,
-  crc32: digits(),
+  xxh64: digits(),
 }
 const SIDECAR: Fields = {
   version: exactly(VERSION),

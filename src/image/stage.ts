@@ -3,11 +3,10 @@
 // the others are read again.
 
 import { readSync } from 'node:fs'
-import { crc32 } from 'node:zlib'
 import { type Bitmap, createBitmap, difference, eachRun } from '../ram/bitmap.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import type { MappedRamBlock } from '../wire/mapped-ram.js'
-import { CHUNK_BYTES, CHUNK_PAGES, chunksIn } from './checksums.js'
+import { CHUNK_BYTES, CHUNK_PAGES, checksumOfBytes, chunksIn } from './checksums.js'
 import { onFile } from './file.js'
 import { createStore, SLOT_PAGES } from './store.js'
 
@@ -109,7 +108,7 @@ function keepChecksums(block: PagesInWriting, first: number, count: number, byte
   for (let chunk = Math.floor(first / CHUNK_PAGES); chunk * CHUNK_PAGES < end; chunk++) {
     if (chunk * CHUNK_PAGES >= first && (chunk + 1) * CHUNK_PAGES <= end) {
       const at = (chunk * CHUNK_PAGES - first) * TARGET_PAGE_BYTES
-      checksums[chunk] = crc32(bytes.subarray(at, at + CHUNK_BYTES))
+      checksums[chunk] = checksumOfBytes(bytes.subarray(at, at + CHUNK_BYTES))
       known.set(chunk)
     } else {
       known.clear(chunk)

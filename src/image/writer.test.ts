@@ -89,7 +89,7 @@ test('an image holds what was written last, and verifies', { timeout: 180_000 },
           readSync(image.fd, scratch, 0, PAGE, pagesOffset + page * PAGE)
           assert.deepEqual([...new Set(scratch)], [value], `page ${page}`)
           if (value === 0) continue
-          chunks.read(index, page, false)
+          chunks.read(index, page, 1, false)
           chunks.release(1, false)
         }
       }

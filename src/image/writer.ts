@@ -213,6 +213,6 @@ function describeBlock(file: OpenFile, block: PagesInWriting) {
     pageSize: TARGET_PAGE_BYTES,
     pagesOffset,
     presentPages: present.count(),
-    crc32: digits,
+    xxh64: digits,
   }
 }

@@ -3,12 +3,11 @@
 // have come to the ends of their blocks. Pure; source thread.
 
 import type { Bitmap } from '../ram/bitmap.js'
+import { RUN_PAGES } from '../ram/block.js'
 import { createLinearScan } from './linear.js'
-import type { Scan } from './place.js'
+import { runFrom, type Scan } from './place.js'
 
 const PIVOTS = 4
-/** Pages that go in one turn, a chunk of an image: the destination places adjacent pages in one call. */
-const TURN_PAGES = 16
 /** A page this near to a bubble belongs to it: the bubble moves there, and the other pivots stay. */
 const NEAR_PAGES = 256
 
@@ -36,10 +35,10 @@ export function createBubblingScan(pages: readonly Bitmap[]): Scan {
       else pivot.low = 0
       return false
     }
-    const first = page - (page % TURN_PAGES)
+    const first = page - (page % RUN_PAGES)
     run.block = pivot.block
     run.from = upward ? page : first
-    run.end = upward ? Math.min(first + TURN_PAGES, bitmap.length) : page + 1
+    run.end = upward ? Math.min(first + RUN_PAGES, bitmap.length) : page + 1
     if (upward) pivot.high = run.end
     else pivot.low = run.from
     return true
@@ -63,6 +62,7 @@ export function createBubblingScan(pages: readonly Bitmap[]): Scan {
         run.from = page
         place.blockIndex = run.block
         place.page = page
+        place.pages = runFrom(pages[run.block]!, page, run.end)
         return true
       } while (nextTurn())
       return linear.seek(place)

@@ -1,7 +1,7 @@
 // QEMU's order: page after page, on from the last one that was asked for, and round over all blocks. Pure; source thread.
 
 import type { Bitmap } from '../ram/bitmap.js'
-import type { Scan } from './place.js'
+import { runFrom, type Scan } from './place.js'
 
 /** @param pages what it goes over, a bitmap a block: a page whose bit is set is still to send. */
 export function createLinearScan(pages: readonly Bitmap[]): Scan {
@@ -19,6 +19,7 @@ export function createLinearScan(pages: readonly Bitmap[]): Scan {
           from = page
           place.blockIndex = block
           place.page = page
+          place.pages = runFrom(bitmap, page)
           return true
         }
         from = 0

@@ -2,7 +2,7 @@
 // it, those of the latest request first, for what a guest wants next is near to what it has just wanted. Pure; source thread.
 
 import type { Bitmap } from '../ram/bitmap.js'
-import type { Finder } from './place.js'
+import { type Finder, runFrom } from './place.js'
 
 /** Spans that wait; of more, the oldest are left to the scan. */
 const SPANS = 64
@@ -37,11 +37,13 @@ export function createNeighbours(pages: readonly Bitmap[], groupPages: number): 
     seek(place) {
       for (; depth > 0; depth--, top = (top + SPANS - 1) % SPANS) {
         const blockIndex = spans[top * 3]!
-        const page = pages[blockIndex]!.nextSet(spans[top * 3 + 1]!, spans[top * 3 + 2]!)
+        const end = spans[top * 3 + 2]!
+        const page = pages[blockIndex]!.nextSet(spans[top * 3 + 1]!, end)
         if (page < 0) continue
         spans[top * 3 + 1] = page
         place.blockIndex = blockIndex
         place.page = page
+        place.pages = runFrom(pages[blockIndex]!, page, end)
         return true
       }
       return false

@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { UsageError } from '../errors.js'
 import { type Bitmap, createBitmap } from '../ram/bitmap.js'
-import { numberBlocks } from '../ram/block.js'
+import { numberBlocks, RUN_PAGES } from '../ram/block.js'
 import { chooseOrder, ORDER_NAMES, type OrderName, orderSpec } from './orders.js'
 import { createPageOrder, type PageOrder, type PageOrderParts } from './page-order.js'
 
@@ -65,7 +65,8 @@ test('a request for a page that is not dirty is dropped', () => {
 test('a page that was sent goes once more where that is allowed, and the scan stays where it is', () => {
   const asked: number[] = []
   const { fill, order } = setUp(true, 'linear', undefined, (_, page) => asked.push(page) === 1)
-  fill(0, 0, 10)
+  fill(0, 0, 9)
+  fill(0, 10, 11)
   assert.ok(order.nextScanned())
   order.request(0, 0, 1)
   order.request(0, 0, 1)
@@ -74,7 +75,7 @@ test('a page that was sent goes once more where that is allowed, and the scan st
   assert.equal(order.nextRequested(), false)
   assert.deepEqual(asked, [0, 0])
   assert.ok(order.nextScanned())
-  assert.deepEqual({ ...order.pick }, { blockIndex: 0, page: 1, pages: 1, reason: 'scanned' })
+  assert.deepEqual({ ...order.pick }, { blockIndex: 0, page: 10, pages: 1, reason: 'scanned' })
 })
 
 test('after the switch a huge page goes whole, whichever of its target pages was asked for', () => {
@@ -116,6 +117,8 @@ for (const name of ORDER_NAMES) {
         const taken = new Set<string>()
         const take = (): void => {
           const { blockIndex, page, pages } = order.pick
+          const group = Math.max(RUN_PAGES, blocks[blockIndex]!.ratio)
+          assert.equal(Math.floor(page / group), Math.floor((page + pages - 1) / group), 'no more than a run')
           for (let p = page; p < page + pages; p++) {
             assert.ok(!taken.has(`${blockIndex}:${p}`), 'taken twice')
             taken.add(`${blockIndex}:${p}`)
@@ -155,7 +158,7 @@ for (const name of ORDER_NAMES) {
 
 const picks = (next: () => boolean, { pick }: PageOrder, most = 1000): number[] => {
   const pages: number[] = []
-  while (pages.length < most && next()) pages.push(pick.page)
+  while (pages.length < most && next()) pages.push(...upTo(pick.page, pick.page + pick.pages))
   return pages
 }
 const upTo = (start: number, end: number): number[] =>
@@ -169,7 +172,7 @@ test('fault-around: the demanded page alone, then the rest of its group, nothing
   order.request(2, 3, 1)
   assert.deepEqual(picks(order.nextRequested, order), [20, 3])
   assert.deepEqual(picks(order.nextLikely, order), [...upTo(21, 32), ...upTo(16, 20)])
-  assert.deepEqual(picks(order.nextScanned, order, 2), [0, 1], 'on from the last request, and round')
+  assert.deepEqual(picks(order.nextScanned, order, 2), upTo(0, 16), 'on from the last request, and round')
 })
 
 test('fault-around: the group of the latest request goes first, and the end of a block ends it', () => {
@@ -193,7 +196,7 @@ test('bubbling goes outward, both ways, from each request by turns', () => {
   assert.deepEqual(order16.slice(0, 15), upTo(801, 816), 'up from the latest')
   assert.deepEqual(order16.slice(15, 31), upTo(784, 800), 'down from there, a turn of 16 pages')
   const rest = picks(order.nextScanned, order)
-  assert.equal(rest.length, 1024 - 42)
+  assert.equal(rest.length, 1024 - 2 - order16.length)
   const far = rest.indexOf(1023)
   assert.ok(rest.indexOf(120) < far && rest.indexOf(90) < far, 'the older one has its turns')
 })
@@ -205,6 +208,16 @@ test('recorded pages go in their order, zero ones, too; what was sent is left ou
   order.request(0, 3, 1)
   assert.deepEqual(picks(order.nextRequested, order), [3])
   assert.deepEqual(picks(order.nextLikely, order), [40, 2, 7])
+})
+
+test('recorded pages that are adjacent go together, up to one that has gone, or the end of a run', () => {
+  const { fill, order } = setUp(false, 'recorded', Uint32Array.of(...upTo(10, 30), 40, 42, 41))
+  fill(0, 0, 64)
+  order.request(0, 20, 1)
+  assert.deepEqual(picks(order.nextRequested, order), [20])
+  const runs: string[] = []
+  while (order.nextLikely()) runs.push(`${order.pick.page}+${order.pick.pages}`)
+  assert.deepEqual(runs, ['10+6', '16+4', '21+9', '40+1', '42+1', '41+1'])
 })
 
 test('recorded and around: only what the record lacks brings its neighbours', () => {

@@ -23,8 +23,6 @@ export type PickReason = 'requested' | 'repeated' | 'likely' | 'scanned'
 
 /** What `next` found; one object, filled anew at each call. */
 export interface Pick extends Place {
-  /** First target page is `page`; how many (1, or a whole host page's worth). */
-  pages: number
   reason: PickReason
 }
 
@@ -36,16 +34,16 @@ export interface PageOrder {
   queued(): number
   /** Next requested page that is still dirty, or may go once more, into `pick`. False when there is none. */
   nextRequested(): boolean
-  /** Next page that is likely to be asked for, into `pick`: recorded, or near to a requested one. False when there is none. */
+  /** Next pages that are likely to be asked for, into `pick`: recorded, or near to a requested one. False when there are none. */
   nextLikely(): boolean
-  /** True when there is one. */
+  /** True when there are any. */
   anyLikely(): boolean
   /**
-   * Next dirty page of the scan, into `pick`; wraps over all blocks. False when nothing is dirty.
+   * Next dirty pages of the scan, into `pick`; wraps over all blocks. False when nothing is dirty.
    * `wrapped` counts the times the scan came past the end of the last block.
    */
   nextScanned(): boolean
-  /** True when there is one. */
+  /** True when there are any. */
   anyScanned(): boolean
   wrapped(): number
   /** Let the scan begin at the first page of the first block again. */
@@ -61,7 +59,7 @@ export interface PageOrderParts {
   readonly background: readonly Bitmap[]
   /** Pages that were recorded, as in `createRecordedPages`. */
   readonly recorded?: Uint32Array | undefined
-  /** After the switch: a pick is a whole host page, since it can only be placed whole. */
+  /** After the switch: a pick of larger pages is one of them, since it can only be placed whole. */
   wholeHostPages(): boolean
   /** Asked about a request for a page that has been sent; true: it goes once more. Without it, none does. */
   mayRepeat?(blockIndex: number, page: number): boolean
@@ -77,15 +75,17 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
       : undefined
   const neighbours = spec.aroundPages > 1 ? createNeighbours(background, spec.aroundPages) : undefined
 
-  /** Takes the page where `pick` is. */
+  /** Takes the pages where `pick` is. */
   function take(reason: PickReason): true {
     const { blockIndex, page } = pick
-    const pages = parts.wholeHostPages() ? blocks[blockIndex]!.ratio : 1
-    pick.page = page - (page % pages)
-    pick.pages = pages
+    const { ratio } = blocks[blockIndex]!
+    if (ratio > 1 && parts.wholeHostPages()) {
+      pick.page = page - (page % ratio)
+      pick.pages = ratio
+    }
     pick.reason = reason
-    dirty[blockIndex]!.clearRange(pick.page, pick.page + pages)
-    if (background !== dirty) background[blockIndex]!.clearRange(pick.page, pick.page + pages)
+    dirty[blockIndex]!.clearRange(pick.page, pick.page + pick.pages)
+    if (background !== dirty) background[blockIndex]!.clearRange(pick.page, pick.page + pick.pages)
     return true
   }
 
@@ -116,7 +116,6 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
         }
         if (tracing()) trace('get_queued_page_not_dirty', blocks[blockIndex]!.name, page)
         if (parts.mayRepeat?.(blockIndex, page) === true) {
-          pick.pages = 1
           pick.reason = 'repeated'
           return true
         }

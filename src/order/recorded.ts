@@ -2,7 +2,7 @@
 
 import type { Bitmap } from '../ram/bitmap.js'
 import { createBitmap } from '../ram/bitmap.js'
-import { blockOfPage, type RamBlock, totalPages } from '../ram/block.js'
+import { blockOfPage, type RamBlock, RUN_PAGES, totalPages } from '../ram/block.js'
 import type { Finder } from './place.js'
 
 /** The list, and which pages are in it. */
@@ -24,6 +24,15 @@ export function createRecordedPages(
   let next = 0
   let block = blocks[0]!
 
+  /** How many are adjacent in the list as they are in the block. */
+  function run(flat: number, page: number): number {
+    const most = Math.min(block.pages - page, RUN_PAGES - (page % RUN_PAGES))
+    let pages = 1
+    while (pages < most && list[next + pages] === flat + pages && dirty[block.index]!.get(page + pages))
+      pages++
+    return pages
+  }
+
   return {
     has: ({ firstPage }, page) => known.get(firstPage + page),
     seek(place) {
@@ -35,6 +44,7 @@ export function createRecordedPages(
         if (!dirty[block.index]!.get(page)) continue
         place.blockIndex = block.index
         place.page = page
+        place.pages = run(flat, page)
         return true
       }
       return false

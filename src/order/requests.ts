@@ -34,6 +34,7 @@ export function createRequests(): Requests {
       const at = head * 3
       place.blockIndex = ring[at]!
       place.page = ring[at + 1]!
+      place.pages = 1
       if (ring[at + 2]! > 1) {
         ring[at + 1]!++
         ring[at + 2]!--

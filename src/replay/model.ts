@@ -118,15 +118,19 @@ function createModelSource(trace: Trace, conditions: Conditions): ModelSource {
   let chunk = 0
   let bytes = 0
 
-  /** Puts the page that the order has picked on the link. Returns its bytes. */
+  /** Puts the pages that the order has picked on the link. Returns their bytes. */
   function send(): number {
-    const { blockIndex, page } = order.pick
-    const size = present[blockIndex]!.get(page) ? PAGE_BYTES : ZERO_PAGE_BYTES
-    linkFreeUs = Math.max(nowUs, linkFreeUs) + size * usPerByte
-    const flat = blocks[blockIndex]!.firstPage + page
-    if (wanted.get(flat)) thereUs.set(flat, linkFreeUs + oneWayUs)
-    bytes += size
-    return size
+    const { blockIndex, page, pages } = order.pick
+    const { firstPage } = blocks[blockIndex]!
+    let sent = 0
+    for (let p = page; p < page + pages; p++) {
+      const size = present[blockIndex]!.get(p) ? PAGE_BYTES : ZERO_PAGE_BYTES
+      linkFreeUs = Math.max(nowUs, linkFreeUs) + size * usPerByte
+      if (wanted.get(firstPage + p)) thereUs.set(firstPage + p, linkFreeUs + oneWayUs)
+      sent += size
+    }
+    bytes += sent
+    return sent
   }
 
   function hearPongs(): void {

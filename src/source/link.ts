@@ -79,16 +79,13 @@ export function createLink(fd: number, wake: Wake, silenceMs: number, handlers: 
       },
       handlers.expectedBitmapBytes,
       (start, length) => requestPages(lastBlock, start, length),
+      pong,
     )
     return { fd, parser, ended: false }
   }
 
   function receive(message: ReturnMessage): void {
     switch (message.name) {
-      case 'PONG':
-        trace('source_return_path_pong', message.value)
-        handlers.onPong(message.value)
-        break
       case 'SHUT':
         trace('source_return_path_shut', message.value)
         shut = message.value
@@ -112,6 +109,11 @@ export function createLink(fd: number, wake: Wake, silenceMs: number, handlers: 
           record: message.name,
         })
     }
+  }
+
+  function pong(value: number): void {
+    trace('source_return_path_pong', value)
+    handlers.onPong(value)
   }
 
   function requestPages(block: string | undefined, start: number, length: number): void {

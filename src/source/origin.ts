@@ -9,16 +9,23 @@ import { createDirtyLog } from '../ram/dirty-log.js'
 import { createZeroTest } from '../ram/zero.js'
 import { trace } from '../trace.js'
 
+/** Bytes of adjacent pages; one object, filled anew at each call. */
+export interface Extent {
+  /** 0: they are zero all the same, and nothing was read. */
+  address: number
+  pages: number
+}
+
 export interface Origin {
   /** Sets the bit of each page that holds anything (all others are zero); from now on writes are noted. */
   begin(populated: readonly Bitmap[]): void
   /** Sets the bit of each page written since; `again` false with the guest stopped for good. */
   collectWritten(written: readonly Bitmap[], again: boolean): void
   /**
-   * Called just before a page that holds something is sent, over the channel for urgent pages or the other: the address of its bytes, which must stay as they are until
-   * `release`; 0 when it is zero all the same.
+   * Called just before pages that hold something are sent, over the channel for urgent pages or the other: where their
+   * bytes are, which must stay as they are until `release`. At most so many pages of one aligned run; at least one.
    */
-  read(block: RamBlock, page: number, urgent: boolean): number
+  read(block: RamBlock, page: number, most: number, urgent: boolean): Extent
   /** So many of the pages that were read for that channel are sent, or (Infinity) none that is left will be. */
   release(pages: number, urgent: boolean): void
   /** There is a guest that runs here until it is stopped. */
@@ -44,6 +51,7 @@ export function createLiveOrigin(guest: GuestRemote, blocks: readonly RamBlock[]
   const dirtyLog = createDirtyLog(blocks)
   // Made beforehand: a new view of much memory can start a garbage collection, which is no business of downtime.
   const zeroTests = blocks.map(createZeroTest)
+  const extent: Extent = { address: 0, pages: 0 }
   return {
     begin(populated) {
       dirtyLog.collect(populated, true)
@@ -51,7 +59,14 @@ export function createLiveOrigin(guest: GuestRemote, blocks: readonly RamBlock[]
       for (const block of blocks) if (!block.zeroWhereAbsent) populated[block.index]!.setRange(0, block.pages)
     },
     collectWritten: (written, again) => dirtyLog.collect(written, again),
-    read: (block, page) => (zeroTests[block.index]!(page) ? 0 : block.address + page * TARGET_PAGE_BYTES),
+    read(block, page, most) {
+      const isZero = zeroTests[block.index]!
+      const zero = isZero(page)
+      extent.address = zero ? 0 : block.address + page * TARGET_PAGE_BYTES
+      extent.pages = 1
+      while (!zero && extent.pages < most && !isZero(page + extent.pages)) extent.pages++
+      return extent
+    },
     release() {},
     stopAndSave: () => guest.stopAndSave(),
     resume() {

@@ -45,9 +45,12 @@ function runPass(o: Outgoing): PassResult {
   const startBytes = o.sender.bytes()
   o.stats.passes++
   o.order.rewind()
-  for (let pages = 0; !o.switchWanted && o.order.nextScanned(); pages++) {
+  for (let pages = 0; !o.switchWanted && o.order.nextScanned(); ) {
     sendPick(o)
-    if (pages % PAGES_PER_LOOK === PAGES_PER_LOOK - 1) look(o)
+    pages += o.order.pick.pages
+    if (pages < PAGES_PER_LOOK) continue
+    look(o)
+    pages = 0
   }
   o.sender.closeSection()
   o.sender.flush()

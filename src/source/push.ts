@@ -5,14 +5,14 @@ import { ChannelError } from '../errors.js'
 import { LIKELY_CHUNK_PAGES, LIKELY_HOLD_MS } from '../order/orders.js'
 import { monotonicUs } from '../os/clock.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
-import { encodeCommand } from '../wire/messages.js'
+import { createPing } from '../wire/messages.js'
 import { END_OF_STREAM } from '../wire/sections.js'
 import { type Outgoing, PING, remainingBytes, sentBytes } from './outgoing.js'
 import { sendPick, serveRequests } from './send-pages.js'
 
-/** An image is read in runs of so many pages, or divisors of it: what ends within one has it read a second time. */
-const RUN_PAGES = 16
 const LIKELY_BYTES = LIKELY_CHUNK_PAGES * TARGET_PAGE_BYTES
+
+const ping = createPing()
 
 /** Returns when every page has gone out and the stream is ended. */
 export function pushRemaining(o: Outgoing): void {
@@ -48,7 +48,7 @@ export function pushRemaining(o: Outgoing): void {
 
 /** A PING behind what was pushed: its answer says that all of it has been taken in. */
 function confirmed(o: Outgoing, chunk: number, bytes: number): void {
-  o.sender.control(encodeCommand({ name: 'PING', value: chunk }))
+  o.sender.control(ping(chunk))
   o.window.sent(chunk, bytes, monotonicUs())
   o.sender.flush()
 }
@@ -89,17 +89,10 @@ export function serveOnDemand(o: Outgoing, recovers: boolean): void {
   }
 }
 
-/** The next pages, `room` bytes and what is left of the last run. Returns the bytes. */
+/** The next pages: `room` bytes, and what is left of the last run. Returns the bytes. */
 function pushChunk(o: Outgoing, room: number, next: () => boolean): number {
   const start = o.sender.bytes()
-  const { pick } = o.order
-  let end = 0 // of the page that was sent last
-  let inRun = false
-  while ((inRun || o.sender.bytes() - start < room) && next()) {
-    sendPick(o)
-    inRun = pick.page === end && (end + pick.pages) % RUN_PAGES !== 0
-    end = pick.page + pick.pages
-  }
+  while (o.sender.bytes() - start < room && next()) sendPick(o)
   return o.sender.bytes() - start
 }
 

@@ -87,7 +87,10 @@ function stagedOrigin(isZero: (page: number) => boolean): Origin {
   return {
     begin: (populated) => populated[0]!.setRange(0, PAGES),
     collectWritten: (written) => written[0]!.set(1),
-    read: (block, page) => (isZero(page) ? 0 : block.address + page * TARGET_PAGE_BYTES),
+    read: ({ address }, page) => ({
+      address: isZero(page) ? 0 : address + page * TARGET_PAGE_BYTES,
+      pages: 1,
+    }),
     release() {},
     stopAndSave: () => ({ stoppedAt, devices: new Uint8Array(1024) }),
     resume() {},

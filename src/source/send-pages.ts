@@ -1,25 +1,35 @@
-// Pages go into the senders: the one that the order has picked, and all that are asked for. Source thread.
+// Pages go into the senders: those that the order has picked, and all that are asked for. Source thread.
 
 import { monotonicUs } from '../os/clock.js'
+import type { Extent } from './origin.js'
 import type { Outgoing } from './outgoing.js'
 import type { Sender } from './sender.js'
 
-/** Puts the page that `order` has picked into a sender. `again`: it has been put into the other one, too. */
+const NOTHING: Extent = { address: 0, pages: 1 }
+
+/** Puts the pages that `order` has picked into a sender. `again`: they have been put into the other one, too. */
 export function sendPick(o: Outgoing, sender: Sender = o.sender, again = false): void {
   const { blockIndex, page, pages, reason } = o.order.pick
   const counts = !again && reason !== 'repeated'
   const block = o.blocks[blockIndex]!
   const populated = o.populated[blockIndex]!
   const before = sender.bytes()
-  for (let p = page; p < page + pages; p++) {
-    const address = populated.get(p) ? o.origin.read(block, p, sender !== o.sender) : 0
-    if (address === 0) {
-      sender.zeroPage(block, p)
-      if (counts) o.stats.pagesZero++
+  const end = page + pages
+  let zero = 0
+  for (let p = page; p < end; ) {
+    const holding = populated.nextClear(p, end) - p
+    const found = holding === 0 ? NOTHING : o.origin.read(block, p, holding, sender !== o.sender)
+    if (found.address === 0) {
+      for (let i = 0; i < found.pages; i++) sender.zeroPage(block, p + i)
+      zero += found.pages
     } else {
-      sender.page(block, p, address)
-      if (counts) o.stats.pagesNormal++
+      sender.pages(block, p, found.pages, found.address)
     }
+    p += found.pages
+  }
+  if (counts) {
+    o.stats.pagesZero += zero
+    o.stats.pagesNormal += pages - zero
   }
   if (reason === 'requested' && counts) o.stats.pagesRequested += pages
   else if (reason === 'likely') o.stats.pagesLikely += pages

@@ -97,7 +97,7 @@ test('many pages of two blocks, through a full socket, byte for byte', options, 
   for (let page = 0; page < PAGES / 2; page++) {
     for (const block of page % 7 === 0 ? [a, b] : [a]) {
       if (page % 5 === 0) sender.zeroPage(block, page)
-      else sender.page(block, page, block.address + page * PAGE)
+      else sender.pages(block, page, 1, block.address + page * PAGE)
       sent.push(`${block.name[0]} ${page} ${page % 5 === 0 ? 'zero' : 'page'}`)
     }
     if (page % 100 === 99) sender.control(encodeCommand({ name: 'PING', value: page }))

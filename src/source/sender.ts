@@ -23,8 +23,8 @@ const IOVECS = LIMITS.sendPairsMax * 2
 export interface Sender {
   /** Complete control records: commands, sections, … Closes an open RAM section first. */
   control(bytes: Uint8Array): void
-  /** @param address of its bytes, which stay as they are until it is sent */
-  page(block: RamBlock, page: number, address: number): void
+  /** Adjacent pages. @param address of their bytes, which stay as they are until they are sent */
+  pages(block: RamBlock, page: number, count: number, address: number): void
   zeroPage(block: RamBlock, page: number): void
   /** Ends the RAM section that `page` or `zeroPage` opened, if any. */
   closeSection(): void
@@ -66,7 +66,7 @@ export function createSender(
   let count = 0 // iovec entries in use
   let staged = 0 // staging bytes in use
   let segment = 0 // where the staging bytes begin that are not in the iovec yet
-  let pages = 0 // that are named in it
+  let named = 0 // pages in it
   let bytes = 0
   let inSection = false
   let lastBlock: RamBlock | undefined
@@ -97,8 +97,8 @@ export function createSender(
     count = 0
     staged = 0
     segment = 0
-    if (pages > 0) whenSent(pages)
-    pages = 0
+    if (named > 0) whenSent(named)
+    named = 0
   }
 
   /** Steps over `sent` bytes of the iovec; shortens the entry that went in part. Returns the first entry left. */
@@ -187,12 +187,14 @@ export function createSender(
       closeSection()
       append(record)
     },
-    page(block, page, address) {
-      header(block, page, RAM_FLAGS.PAGE)
-      closeSegment()
-      entry(address, TARGET_PAGE_BYTES)
-      pages++
-      bytes += TARGET_PAGE_BYTES
+    pages(block, page, count, address) {
+      for (let i = 0; i < count; i++) {
+        header(block, page + i, RAM_FLAGS.PAGE)
+        closeSegment()
+        entry(address + i * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
+        named++
+      }
+      bytes += count * TARGET_PAGE_BYTES
     },
     zeroPage(block, page) {
       header(block, page, RAM_FLAGS.ZERO)

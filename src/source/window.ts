@@ -27,7 +27,7 @@ export interface PushWindow {
    * `asked`: the guest is asking for pages, and they would have to wait.
    */
   room(asked: boolean): number
-  /** A chunk of `bytes` went out at `nowUs`, followed by PING `value`. */
+  /** A chunk of `bytes` went out at `nowUs`, followed by PING `value`: a higher one each time. */
   sent(value: number, bytes: number, nowUs: number): void
   /** PONG `value` came: that chunk has arrived, and so have all that went before it. What answers no chunk says nothing. */
   acknowledged(value: number, nowUs: number): void
@@ -41,6 +41,7 @@ export interface PushWindow {
 }
 
 interface Chunk {
+  readonly value: number
   readonly bytes: number
   readonly sentUs: number
   /** The window was full with it: how fast it arrives is the link's doing, not ours. */
@@ -51,7 +52,7 @@ interface Chunk {
 }
 
 export function createPushWindow(): PushWindow {
-  const flying = new Map<number, Chunk>()
+  const flying: Chunk[] = [] // in the order in which they were sent
   const rate = createRecentMaximum()
   let flyingBytes = 0
   let arrivedBytes = 0
@@ -78,7 +79,7 @@ export function createPushWindow(): PushWindow {
   return {
     windowBytes: () => windowBytes,
     isSlow: () => roundTripUsMin >= LONG_ROUND_TRIP_US,
-    roundTripUs: () => (flying.size > 0 ? roundTripUsLast : Math.min(roundTripUsLast, roundTripUsMin)),
+    roundTripUs: () => (flying.length > 0 ? roundTripUsLast : Math.min(roundTripUsLast, roundTripUsMin)),
     bytesPerSecond: () => (busyUs === 0 ? 0 : (arrivedBytes / busyUs) * 1e6),
     room(asked) {
       const bytes = asked ? windowBytes : windowBytes + rate.value() * QUEUE_UNASKED_US
@@ -86,19 +87,20 @@ export function createPushWindow(): PushWindow {
       return Math.max(CHUNK_BYTES_MIN, Math.min(CHUNK_BYTES_MAX, windowBytes / 4))
     },
     sent(value, bytes, nowUs) {
-      if (flying.size === 0) arrivedUs = nowUs
+      if (flying.length === 0) arrivedUs = nowUs
       flyingBytes += bytes
-      flying.set(value, { bytes, sentUs: nowUs, full: flyingBytes >= windowBytes, arrivedBytes, arrivedUs })
+      const full = flyingBytes >= windowBytes
+      flying.push({ value, bytes, sentUs: nowUs, full, arrivedBytes, arrivedUs })
     },
     acknowledged(value, nowUs) {
-      const chunk = flying.get(value)
-      if (chunk === undefined) return
-      for (const [earlier, { bytes }] of flying) {
-        if (earlier > value) break // in the order in which they were sent
-        flying.delete(earlier)
-        flyingBytes -= bytes
-        arrivedBytes += bytes
+      if (flying.length === 0 || value > flying[flying.length - 1]!.value) return
+      let chunk: Chunk | undefined
+      while (flying.length > 0 && flying[0]!.value <= value) {
+        chunk = flying.shift()!
+        flyingBytes -= chunk.bytes
+        arrivedBytes += chunk.bytes
       }
+      if (chunk === undefined) return
       busyUs += nowUs - arrivedUs
       arrivedUs = nowUs
       adapt(chunk, nowUs)

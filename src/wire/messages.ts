@@ -71,6 +71,16 @@ export function encodeCommand(command: Command): Uint8Array {
   return bytes
 }
 
+/** PINGs, one after the other in the same bytes: a push has thousands. */
+export function createPing(): (value: number) => Uint8Array {
+  const bytes = encodeCommand({ name: 'PING', value: 0 })
+  const view = viewOf(bytes)
+  return (value) => {
+    view.setUint32(bytes.length - 4, value)
+    return bytes
+  }
+}
+
 /**
  * What follows the type byte of a command.
  * Errors: `ProtocolError` for an unknown command, a wrong length, a body that is not what the command has.
@@ -115,10 +125,11 @@ export function encodeReceivedBitmap(block: string, bits: Uint8Array): Uint8Arra
   return concat([encodeFrame(RETURN_FRAMES, { name: 'RECV_BITMAP', block }), size, bits, mark])
 }
 
-const REQ_PAGES_BODY_BYTES = RETURN_PATH.REQ_PAGES.body.fixed!
-const REQ_PAGES_BYTES = FRAME_BYTES + REQ_PAGES_BODY_BYTES
+const REQ_PAGES_BYTES = FRAME_BYTES + RETURN_PATH.REQ_PAGES.body.fixed!
+const PONG_BYTES = FRAME_BYTES + RETURN_PATH.PONG.body.fixed!
 /** Id and length as one word. */
-const REQ_PAGES_HEAD = RETURN_PATH.REQ_PAGES.id * 2 ** 16 + REQ_PAGES_BODY_BYTES
+const REQ_PAGES_HEAD = RETURN_PATH.REQ_PAGES.id * 2 ** 16 + RETURN_PATH.REQ_PAGES.body.fixed!
+const PONG_HEAD = RETURN_PATH.PONG.id * 2 ** 16 + RETURN_PATH.PONG.body.fixed!
 /** A 64-bit value is below 2^53 when its high half is below this. */
 const HIGH_HALF_END = 2 ** 21
 
@@ -138,13 +149,15 @@ export interface ReturnPathParser {
 /**
  * `expectedBitmapBytes` says how long the received bitmap of a block must be (`receivedBitmapBytes`), or that there is
  * no such block. Without it no bitmap is expected, and one is a `ProtocolError`: it is only asked for in recovery.
- * `onRequest` gets REQ_PAGES instead of `onMessage`, without an object made for it: a guest thread waits.
+ * `onRequest` gets REQ_PAGES instead of `onMessage`, and `onPong` PONG, without an object made for it: a guest thread waits
+ * for the one, and of the other there are thousands.
  */
 export function createReturnPathParser(
   onMessage: (message: ReturnMessage) => void,
   expectedBitmapBytes: (block: string) => number | undefined = () => undefined,
   onRequest: (start: number, length: number) => void = (start, length) =>
     onMessage({ name: 'REQ_PAGES', start, length }),
+  onPong: (value: number) => void = (value) => onMessage({ name: 'PONG', value }),
 ): ReturnPathParser {
   const scratch = new Uint8Array(RETURN_FRAMES.bodyBytesMax)
   let offset = 0
@@ -176,6 +189,7 @@ export function createReturnPathParser(
     // First ready for the next one: the receiver may throw, or look at `end`.
     expectFrame()
     if (message.name === 'REQ_PAGES') onRequest(message.start, message.length)
+    else if (message.name === 'PONG') onPong(message.value)
     else onMessage(message)
   }
 
@@ -205,24 +219,31 @@ export function createReturnPathParser(
   }
 
   expectFrame()
-  /** Takes whole REQ_PAGES off the front: guest threads stand still behind them, so they go without the machinery. */
-  function feedRequests(bytes: Uint8Array, end: number): number {
+  /** Takes whole REQ_PAGES and PONGs off the front, without the machinery that all others go through. */
+  function feedFrequent(bytes: Uint8Array, end: number): number {
     let at = 0
     if (filled !== 0 || target.length !== FRAME_BYTES) return at
-    for (; end - at >= REQ_PAGES_BYTES; at += REQ_PAGES_BYTES) {
-      if (u32At(bytes, at) !== REQ_PAGES_HEAD) break
-      const high = u32At(bytes, at + 4)
-      if (high >= HIGH_HALF_END) break // refused below
-      const start = high * 2 ** 32 + u32At(bytes, at + 8)
-      offset += REQ_PAGES_BYTES
-      onRequest(start, u32At(bytes, at + 12))
+    while (end - at >= PONG_BYTES) {
+      const head = u32At(bytes, at)
+      if (head === PONG_HEAD) {
+        offset += PONG_BYTES
+        at += PONG_BYTES
+        onPong(u32At(bytes, at - 4))
+      } else {
+        if (head !== REQ_PAGES_HEAD || end - at < REQ_PAGES_BYTES) break
+        const high = u32At(bytes, at + 4)
+        if (high >= HIGH_HALF_END) break // refused below
+        offset += REQ_PAGES_BYTES
+        at += REQ_PAGES_BYTES
+        onRequest(high * 2 ** 32 + u32At(bytes, at - 8), u32At(bytes, at - 4))
+      }
     }
     return at
   }
 
   return {
     feed(bytes, end = bytes.length) {
-      let at = feedRequests(bytes, end)
+      let at = feedFrequent(bytes, end)
       if (at === end) return
       // A body may be empty, so completing comes before asking whether there is more.
       for (;;) {

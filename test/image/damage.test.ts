@@ -160,10 +160,10 @@ test('damaged page data is refused when it is verified, and the pages are named'
     assert.ok(error.message.includes(`block ${name}, pages ${page - (page % 16)} to`), error.message)
     assert.ok(error.offset <= at && at < error.offset + 65_536)
     const chunks = createChunkReader(opened, true)
-    assert.equal(refusal(() => chunks.read(index, page, false)).offset, error.offset)
+    assert.equal(refusal(() => chunks.read(index, page, 1, false)).offset, error.offset)
     assert.equal(refusal(() => inspectFile(image.path, { verify: true })).offset, error.offset)
     restore()
-    chunks.read(index, page, false) // it is looked at again
+    chunks.read(index, page, 1, false) // it is looked at again
     chunks.close()
   }
 })
@@ -251,7 +251,7 @@ test('a sound sidecar of another image is refused, and the field is named', {
     'blocks\\[0\\].length': { blocks: [{ ...first!, length: 4096 }, ...rest] },
     'blocks\\[0\\].pagesOffset': { blocks: [{ ...first!, pagesOffset: 4096 }, ...rest] },
     'blocks\\[0\\].presentPages': { blocks: [{ ...first!, presentPages: 1 }, ...rest] },
-    'blocks\\[0\\].crc32': { blocks: [{ ...first!, crc32: '' }, ...rest] },
+    'blocks\\[0\\].xxh64': { blocks: [{ ...first!, xxh64: '' }, ...rest] },
     metadata: { metadataCrc32: '00000000' },
   }
   for (const [name, change] of Object.entries(others)) {
