@@ -15,7 +15,7 @@ export interface Neighbours extends Finder {
 /** @param pages what may go, a bitmap a block. */
 export function createNeighbours(pages: readonly Bitmap[], groupPages: number): Neighbours {
   // A stack that forgets its bottom: block, next page and end of each span. Numbers, no objects.
-  const spans = new Float64Array(SPANS * 3)
+  const spans = new Uint32Array(SPANS * 3)
   let top = 0
   let depth = 0
 

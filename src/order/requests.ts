@@ -15,7 +15,7 @@ export interface Requests {
 export function createRequests(): Requests {
   // A ring: three numbers each, no objects.
   const capacity = LIMITS.requestQueueMax
-  const ring = new Float64Array(capacity * 3)
+  const ring = new Uint32Array(capacity * 3)
   let head = 0
   let queued = 0
   return {

@@ -288,8 +288,14 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     (pages) => parts.origin.release(pages, false),
   )
 
+  // One by one: in the same order each time, so that what was compiled in the rehearsal fits the real one.
   const outgoing: Mutable<Outgoing> = {
-    ...parts,
+    options,
+    blocks,
+    origin: parts.origin,
+    status: parts.status,
+    stats,
+    recorder: parts.recorder,
     link,
     sender,
     urgent: urgentFd === undefined ? sender : urgentSender(urgentFd),
