@@ -60,5 +60,8 @@ test('text that is no JSON is refused', () => {
 
 test('a newer version is refused', () => {
   const text = encodeSidecar(FIELDS).replace('"version": 2', '"version": 3')
-  assert.throws(() => parseSidecar(text, 'x'), /sidecar field version: expected 2, got 3/)
+  assert.throws(
+    () => parseSidecar(text, 'x'),
+    /sidecar field version: expected 2 \(another farfault wrote it: park again.*, got 3/,
+  )
 })

@@ -1,9 +1,9 @@
-// Pages that earlier runs asked for, in the order of their first use. Pure; source thread.
+// Pages that earlier runs asked for, in the order of their first use, each with those beside it. Pure; source thread.
 
 import type { Bitmap } from '../ram/bitmap.js'
 import { createBitmap } from '../ram/bitmap.js'
 import { blockOfPage, type RamBlock, RUN_PAGES, totalPages } from '../ram/block.js'
-import type { Finder } from './place.js'
+import type { Finder, Place } from './place.js'
 
 /** The list, and which pages are in it. */
 export interface RecordedPages extends Finder {
@@ -24,13 +24,18 @@ export function createRecordedPages(
   let next = 0
   let block = blocks[0]!
 
-  /** How many are adjacent in the list as they are in the block. */
-  function run(flat: number, page: number): number {
-    const most = Math.min(block.pages - page, RUN_PAGES - (page % RUN_PAGES))
-    let pages = 1
-    while (pages < most && list[next + pages] === flat + pages && dirty[block.index]!.get(page + pages))
-      pages++
-    return pages
+  const waits = (page: number): boolean => dirty[block.index]!.get(page) && known.get(block.firstPage + page)
+
+  /** The page, and what was recorded on both sides of it: an image is read once for all of its run. */
+  function spread(place: Place, page: number): void {
+    const start = page - (page % RUN_PAGES)
+    const limit = Math.min(start + RUN_PAGES, block.pages)
+    let first = page
+    while (first > start && waits(first - 1)) first--
+    let end = page + 1
+    while (end < limit && waits(end)) end++
+    place.page = first
+    place.pages = end - first
   }
 
   return {
@@ -43,8 +48,7 @@ export function createRecordedPages(
         const page = flat - block.firstPage
         if (!dirty[block.index]!.get(page)) continue
         place.blockIndex = block.index
-        place.page = page
-        place.pages = run(flat, page)
+        spread(place, page)
         return true
       }
       return false
