@@ -16,9 +16,9 @@ const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..')
 const DIST = join(ROOT, 'dist')
 /**
  * The backstop for one file: a thread that is stalled on a page cannot report, so its whole process is ended.
- * Tests that could hang have shorter limits of their own.
+ * Tests that could hang have shorter limits of their own. The slowest file takes a quarter of it.
  */
-const FILE_TIMEOUT_MS = 900_000
+const FILE_TIMEOUT_MS = 300_000
 /**
  * One file at a time: a guest, a source and a destination already want more than the two cores of a small machine. But what
  * lies beside the code it tests is small, and runs beside the longest one that needs a single core.
