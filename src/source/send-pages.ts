@@ -18,14 +18,16 @@ export function sendPick(o: Outgoing, sender: Sender = o.sender, again = false):
   let zero = 0
   for (let p = page; p < end; ) {
     const holding = populated.nextClear(p, end) - p
-    const found = holding === 0 ? NOTHING : o.origin.read(block, p, holding, sender !== o.sender)
-    if (found.address === 0) {
-      for (let i = 0; i < found.pages; i++) sender.zeroPage(block, p + i)
-      zero += found.pages
+    // Copied: while these wait for room in the socket, what is asked for is read as well, into the same extent.
+    const { address, pages: count } =
+      holding === 0 ? NOTHING : o.origin.read(block, p, holding, sender !== o.sender)
+    if (address === 0) {
+      for (let i = 0; i < count; i++) sender.zeroPage(block, p + i)
+      zero += count
     } else {
-      sender.pages(block, p, found.pages, found.address)
+      sender.pages(block, p, count, address)
     }
-    p += found.pages
+    p += count
   }
   if (counts) {
     o.stats.pagesZero += zero
