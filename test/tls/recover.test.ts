@@ -18,7 +18,7 @@ const good = issue(makeAuthority(`${root}/ca`), `${root}/good`, ['client', 'serv
 const stranger = issue(makeAuthority(`${root}/other-ca`), `${root}/stranger`, ['client', 'server'])
 const keys = writeKeys(`${root}/keys`, { qemu: '00112233445566778899aabbccddeeff' })
 
-/** TCP through here can be cut. */
+/** TCP through here can be cut, and nobody gets through until it is mended. */
 async function startRelay(t: TestContext, to: () => number) {
   const open = new Set<Socket>()
   const server = createServer((near) => {
@@ -32,13 +32,16 @@ async function startRelay(t: TestContext, to: () => number) {
     server.close()
     for (const socket of open) socket.destroy()
   })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const listen = (at: number) => new Promise<void>((resolve) => server.listen(at, '127.0.0.1', resolve))
+  await listen(0)
   const { port } = server.address() as { port: number }
   return {
     uri: `tcp:127.0.0.1:${port}`,
     cut() {
+      server.close()
       for (const socket of open) socket.resetAndDestroy()
     },
+    mend: () => listen(port),
   }
 }
 
@@ -68,19 +71,22 @@ for (const [kind, directory] of [
         ...{ to: relay.uri, recover: relay.uri, tls: { directory }, postcopy: 'now' },
         maxPostcopyBandwidth: 2 * MiB,
       })
-      for (; lost < 2; ) {
-        while (incoming.status !== 'postcopy-active' || migration.status !== 'postcopy-active')
-          await sleep(10)
+      const until = async (holds: () => boolean) => {
+        while (!holds()) await sleep(5, undefined, { signal: t.signal })
+      }
+      while (lost < 2) {
+        await until(() => [incoming, migration].every(({ status }) => status === 'postcopy-active'))
         await sleep(300)
         lost++
         relay.cut()
-        while ((incoming.status as string) !== 'postcopy-paused') await sleep(5)
+        await until(() => incoming.status === 'postcopy-paused')
         while (refused.length < lost) {
           connect(again, '127.0.0.1')
             .on('error', () => {})
             .end('hello')
-          await sleep(50)
+          await sleep(50, undefined, { signal: t.signal })
         }
+        await relay.mend()
       }
       const [source, destination] = await Promise.all([migration.done, incoming.done])
       await assertSoundAndEnd(assertMoved({ source, destination }))
