@@ -45,7 +45,7 @@ const variant = (mode: string, size: Named) => ({
 export const downtime: Benchmark = {
   name: 'downtime',
   about:
-    'a running v86 guest that writes to 100 MiB of its RAM all the time, moved by postcopy to another process',
+    'a running v86 guest that writes to 100 MiB of its RAM all the time, moved by postcopy to another process; auto: precopy with 32 MiB/s first, less than the guest writes',
   rounds: 5,
   metrics: [
     { name: 'downtime', unit: 'ms' },

@@ -9,9 +9,9 @@ import { type RamBlock, TARGET_PAGE_BYTES } from './block.js'
 
 export interface DirtyLog {
   /**
-   * Sets the bit of each page written since the last call; the first call sets those of all pages that have memory (all
-   * others read as zero). Atomic for each page: a write is reported by this call or by the next. With `again` false the
-   * pages are not re-protected: for the last call, with the guest stopped.
+   * Sets the bit of each page written since the last call with `again`; before one, those of all pages that have memory
+   * (all others read as zero). Atomic for each page: a write is reported by this call or by the next. With `again` the
+   * pages are protected anew, and the first write to each costs the guest a fault.
    */
   collect(dirty: readonly Bitmap[], again: boolean): void
   close(): void

@@ -17,9 +17,12 @@ export interface Extent {
 }
 
 export interface Origin {
-  /** Sets the bit of each page that holds anything (all others are zero); from now on writes are noted. */
+  /** Sets the bit of each page that holds anything: all others are zero. */
   begin(populated: readonly Bitmap[]): void
-  /** Sets the bit of each page written since; `again` false with the guest stopped for good. */
+  /**
+   * Sets the bit of each page written since the last call with `again`, which protects all pages anew and so slows the
+   * guest down: its next write to each costs a fault in the kernel.
+   */
   collectWritten(written: readonly Bitmap[], again: boolean): void
   /**
    * Called just before pages that hold something are sent, over the channel for urgent pages or the other: where their
@@ -54,7 +57,7 @@ export function createLiveOrigin(guest: GuestRemote, blocks: readonly RamBlock[]
   const extent: Extent = { address: 0, pages: 0 }
   return {
     begin(populated) {
-      dirtyLog.collect(populated, true)
+      dirtyLog.collect(populated, false)
       // Where a private mapping of a file has no memory of its own, it shows the file.
       for (const block of blocks) if (!block.zeroWhereAbsent) populated[block.index]!.setRange(0, block.pages)
     },

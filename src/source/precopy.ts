@@ -39,8 +39,12 @@ export function runPrecopy(o: Outgoing): PrecopyOutcome {
   }
 }
 
-/** Sends every dirty page once, then asks the kernel which have been written since. */
+/**
+ * Sends every dirty page once, then asks the kernel which have been written since. It is asked twice: before the pass with
+ * new protection, behind it without, so that a guest that goes over now is not slowed down once more.
+ */
 function runPass(o: Outgoing): PassResult {
+  syncDirty(o, true)
   const startMs = monotonicMs()
   const startBytes = o.sender.bytes()
   o.stats.passes++
@@ -56,7 +60,7 @@ function runPass(o: Outgoing): PassResult {
   o.sender.flush()
   const sentBytes = o.sender.bytes() - startBytes
   const tookMs = monotonicMs() - startMs
-  syncDirty(o, true)
+  syncDirty(o, false)
   const dirtyBytes = remainingBytes(o)
   Object.assign(o.stats, {
     dirtyBytesLastPass: dirtyBytes,
@@ -78,7 +82,7 @@ function look(o: Outgoing): void {
   }
 }
 
-/** What the guest has written becomes dirty again, and is known to be populated. */
+/** What the guest has written becomes dirty again, and is known to be populated. As `Origin.collectWritten`. */
 export function syncDirty(o: Outgoing, again: boolean): void {
   o.origin.collectWritten(o.written, again)
   for (const [i, written] of o.written.entries()) {

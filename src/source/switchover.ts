@@ -73,7 +73,7 @@ function discard(o: Outgoing, block: RamBlock, pages: Bitmap): void {
 
 /** Returns what the destination has discarded. */
 function discardEarly(o: Outgoing): Bitmap[] {
-  syncDirty(o, true)
+  syncDirty(o, false)
   const discarded = o.blocks.map((block) => createBitmap(block.pages))
   discardFresh(o, discarded)
   o.sender.control(encodeCommand({ name: 'PING', value: PING.earlyDiscards }))
