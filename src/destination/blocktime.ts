@@ -125,7 +125,8 @@ function bucketOf(us: number): number {
   if (us < 1) return 0
   if (us >= 2 ** 31) return BUCKETS - 1
   const octave = 31 - Math.clz32(us)
-  return octave * STEPS_PER_OCTAVE + Math.floor((us / 2 ** octave - 1) * STEPS_PER_OCTAVE)
+  // Not `**`: with an exponent that is not known it is a call.
+  return octave * STEPS_PER_OCTAVE + Math.floor((us / (1 << octave) - 1) * STEPS_PER_OCTAVE)
 }
 
 const middleOf = (bucket: number): number =>

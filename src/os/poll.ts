@@ -15,6 +15,12 @@ export const POLL_EVENTS = {
   invalid: LINUX.POLLNVAL,
 } as const
 
+/** A struct pollfd, as words and as halves of them. */
+const WORDS = POLLFD.size / 4
+const HALVES = POLLFD.size / 2
+const EVENTS = POLLFD.at.events / 2
+const RETURNED = POLLFD.at.revents / 2
+
 export interface Poll {
   /** Watch `fd` in slot `index` for `events` (bits of POLL_EVENTS); -1 leaves the slot out. */
   set(index: number, fd: number, events: number): void
@@ -32,17 +38,14 @@ export function createPoll(slots: number): Poll {
   const fds = new Int32Array(set.bytes.buffer)
   const halves = new Uint16Array(set.bytes.buffer)
   fds.fill(-1)
-  const fdAt = (index: number) => (index * POLLFD.size) / 4
-  const eventsAt = (index: number) => (index * POLLFD.size + POLLFD.at.events) / 2
-  const returnedAt = (index: number) => (index * POLLFD.size + POLLFD.at.revents) / 2
   const { poll } = libc()
-  const returned = (index: number) => halves[returnedAt(index)]!
+  const returned = (index: number) => halves[index * HALVES + RETURNED]!
   const { in: IN, out: OUT, error, hangUp, invalid } = POLL_EVENTS
   return {
     set(index, fd, events) {
-      fds[fdAt(index)] = fd
-      halves[eventsAt(index)] = events
-      halves[returnedAt(index)] = 0
+      fds[index * WORDS] = fd
+      halves[index * HALVES + EVENTS] = events
+      halves[index * HALVES + RETURNED] = 0
     },
     wait(timeoutMs) {
       for (;;) {
