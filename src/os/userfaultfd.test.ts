@@ -200,12 +200,14 @@ if (isMainThread) {
 /** Reserves for the time of the test; false if that is not possible here. */
 function reserveHugePages(t: TestContext, count: number): boolean {
   const pool = '/proc/sys/vm/nr_hugepages'
-  const before = readFileSync(pool, 'utf8')
+  const pages = () => Number(readFileSync(pool, 'utf8'))
+  const before = pages()
   try {
-    writeFileSync(pool, String(Number(before) + count))
+    writeFileSync(pool, String(before + count))
   } catch {
     return false
   }
-  t.after(() => writeFileSync(pool, before))
-  return Number(readFileSync(pool, 'utf8')) >= Number(before) + count
+  // Not what was there before: other tests run beside this one.
+  t.after(() => writeFileSync(pool, String(Math.max(0, pages() - count))))
+  return pages() >= before + count
 }

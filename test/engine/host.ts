@@ -30,7 +30,8 @@ export function reserveHugePages(pages: number): { release(): void } | string {
   } catch {
     return `no right to reserve huge pages: echo ${pages} > ${POOL}`
   }
-  const release = (): void => writeFileSync(POOL, String(before))
+  // Not what was there before: tests that run beside this one have reserved some meanwhile, or given some back.
+  const release = (): void => writeFileSync(POOL, String(Math.max(0, poolPages() - pages)))
   if (poolPages() >= before + pages) return { release }
   release()
   return `this host has no room for ${pages} huge pages of ${HUGE_PAGE_BYTES} bytes`
