@@ -72,8 +72,7 @@ export interface Result {
 }
 
 /**
- * Every variant once, then every variant again, `rounds` times, and once before that without counting: a virtual machine
- * gets much of its memory from its host only when it is first used.
+ * Every variant once, then every variant again, `rounds` times, and once before that without counting.
  */
 export async function runBenchmark(
   benchmark: Benchmark,

@@ -14,7 +14,7 @@ import {
 } from '../src/wire/sections.js'
 import { BLOCK, MACHINE } from './bench-guest.js'
 import type { Benchmark, Sample } from './benchmark.js'
-import { cProgram, inputFile, nodeChild, runForJson, withRunning } from './programs.js'
+import { cProgram, inputFile, nodeChild, runForJson, warmMemory, withRunning } from './programs.js'
 
 const PAGES = 262_144
 const PAGE_BYTES = 4096
@@ -63,6 +63,7 @@ async function measure(receiver: readonly string[], prefix: Uint8Array, suffix: 
   const answers = '1'
   return withRunning(receiver, async (receiving) => {
     const port = await receiving.line()
+    warmMemory() // some of it was free for too long while the receiver got ready
     const { ns, bytes } = await runForJson<{ ns: number; bytes: number }>([
       cProgram('stream-sender'),
       port,

@@ -31,6 +31,7 @@ import { createIntake } from './intake.js'
 import { createRamLoader } from './load.js'
 import { createPlacer } from './placer.js'
 import { cleanUpRam } from './prepare.js'
+import { rehearse } from './rehearse.js'
 import { createReturnPath, type ReturnPath } from './return-path.js'
 import { bitmapsOver, CELL, DESTINATION_STATS, type PageMaps } from './shared.js'
 import { INCOMING_STATUS, POSTCOPY_STATE } from './status.js'
@@ -124,7 +125,7 @@ function receive(): void {
   })
   const reader = createStreamReader(bytes, intake.pull)
   /** Where requests go: over the second connection, where that was agreed on. */
-  let requests: Pick<ReturnPath, 'requestPage'> = returnPath
+  const requests: { over: Pick<ReturnPath, 'requestPage'> } = { over: returnPath }
   let makeUrgentLoader: UrgentParts['makeLoader'] | undefined
 
   const urgent = createUrgentChannel({
@@ -143,11 +144,11 @@ function receive(): void {
       tell({ joined: fd })
       if (token === undefined) return
       incoming.prepared?.placer.takeRepeats()
-      requests = requestsOver(createReturnPath(fd), roundTripUs(fd) >= LONG_ROUND_TRIP_US)
+      requests.over = requestsOver(createReturnPath(fd), roundTripUs(fd) >= LONG_ROUND_TRIP_US)
       returnPath.send({ name: 'PONG', value: urgentValue('here', token) })
     },
     onEnd() {
-      requests = returnPath
+      requests.over = returnPath
     },
   })
   if (data.preempt) urgent.expect()
@@ -177,11 +178,7 @@ function receive(): void {
     if (!urgent.settle()) tell({ listensNoMore: true })
     let askAgain = (): void => {}
     if (userfaultfd !== undefined) {
-      const ask = (block: RamBlock, start: number): void => {
-        requests.requestPage(block, start)
-        stats.requests++
-      }
-      const faults = createFaults({ blocks, received, requested, blocktime, userfaultfd, ask })
+      const faults = createFaults({ ...common, userfaultfd, requests })
       trace('postcopy_ram_fault_thread_entry')
       intake.serveFaults(userfaultfd.fd, faults.serve)
       askAgain = faults.askAgain
@@ -250,7 +247,7 @@ function receive(): void {
     incoming.prepared!.placer.abandon()
     urgent.abandon()
     shutdownChannel(channelFd) // it may be the other connection that is lost: the source is to know
-    requests = returnPath
+    requests.over = returnPath
     status.step('channelLost')
     tell({ paused: errorToMessage(error) })
     channelFd = acceptAgain(listenAgain())
@@ -367,6 +364,7 @@ function causeOf(incoming: Incoming, error: unknown): unknown {
 }
 
 try {
+  rehearse(data.listenFd, wake)
   const accepted = acceptOn(data.listenFd, wake.fd)
   if (accepted !== 'woken') {
     channelFd = accepted

@@ -7,8 +7,11 @@ import type { UserfaultfdOperations } from '../os/userfaultfd.js'
 import { createEventBatch } from '../os/userfaultfd-events.js'
 import type { Bitmap } from '../ram/bitmap.js'
 import { blockAt, type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
+import type { Stats } from '../stats.js'
 import { trace, tracing } from '../trace.js'
 import type { Blocktime } from './blocktime.js'
+import type { ReturnPath } from './return-path.js'
+import type { DESTINATION_STATS } from './shared.js'
 
 export interface Faults {
   /** Handle the faults that wait in the userfaultfd. @throws GuestError for one outside of every RAM block. */
@@ -23,13 +26,19 @@ export interface FaultsParts {
   readonly requested: readonly Bitmap[]
   readonly blocktime: Blocktime
   readonly userfaultfd: Pick<UserfaultfdOperations, 'readEvents' | 'wake'>
-  /** Ask the source for a host page: block, and offset in it. */
-  ask(block: RamBlock, start: number): void
+  /** Where the source is asked for a host page: that may change. */
+  readonly requests: { readonly over: Pick<ReturnPath, 'requestPage'> }
+  readonly stats: Pick<Stats<(typeof DESTINATION_STATS)[number]>, 'requests'>
 }
 
 export function createFaults(parts: FaultsParts): Faults {
-  const { blocks, received, requested, blocktime, userfaultfd, ask } = parts
+  const { blocks, received, requested, blocktime, userfaultfd, requests, stats } = parts
   const events = createEventBatch()
+
+  function ask(block: RamBlock, start: number): void {
+    requests.over.requestPage(block, start)
+    stats.requests++
+  }
 
   function handle(event: number): void {
     // Only page faults were asked for; anything else the kernel may tell is no reason to stop serving them.

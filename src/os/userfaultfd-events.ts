@@ -1,7 +1,7 @@
 // Events read from a userfaultfd, many at a time, into a buffer that is made once. Destination thread.
 
 import { SystemError } from '../errors.js'
-import { getU64, nativeBuffer } from './memory.js'
+import { getU64, type NativeBuffer, nativeBuffer, setU64 } from './memory.js'
 import { EVENT_KINDS, type EventKind, UFFD_MSG } from './userfaultfd-abi.js'
 
 /** Events taken with one read(2). */
@@ -54,4 +54,17 @@ export function createEventBatch(eventsMax = EVENTS_MAX): EventBatch {
       return bytes / UFFD_MSG.size
     },
   }
+}
+
+/** A page fault as the kernel would tell of it, for whoever plays the kernel. */
+export interface PageFault extends NativeBuffer {
+  setAddress(address: number): void
+}
+
+export function createPageFault(threadId: number): PageFault {
+  const message = nativeBuffer(UFFD_MSG.size)
+  const event = Object.entries(EVENT_KINDS).find(([, kind]) => kind === 'pagefault')!
+  message.bytes[UFFD_MSG.at.event] = Number(event[0])
+  message.words[UFFD_MSG.word.ptid] = threadId
+  return { ...message, setAddress: (address) => setU64(message.words, UFFD_MSG.word.address, address) }
 }
