@@ -170,6 +170,12 @@ export interface ConnectOptions {
   readonly timeoutMs: number
 }
 
+/**
+ * What a unix socket holds that has not been read, bytes; the kernel gives as much of it as `net.core.wmem_max` allows. With the
+ * default, 0.2 ms of a fast stream, the two ends stop and go by turns whenever one of them has to wait for a processor.
+ */
+const UNIX_SEND_BYTES = 2 * 1024 * 1024
+
 /** Block until connected. `fd:N` answers N itself: it is the caller's now. @throws ChannelError if refused, too late or woken; it names the URI. */
 export function connectTo(text: string | ChannelUri, options: ConnectOptions): number {
   const uri = typeof text === 'string' ? parseUri(text) : text
@@ -181,7 +187,10 @@ export function connectTo(text: string | ChannelUri, options: ConnectOptions): n
   for (const address of resolve(uri, false)) {
     const fd = openSocket(address.family, SOCK_NONBLOCK)
     const failure = tryConnect(fd, address, options)
-    if (failure === undefined) return prepare(fd)
+    if (failure === undefined) {
+      if (uri.kind === 'unix') setOption(fd, SOL_SOCKET, LINUX.SO_SNDBUF, UNIX_SEND_BYTES)
+      return prepare(fd)
+    }
     libc().close(fd)
     // The first address is the preferred one: its failure tells most.
     error ??= connectError(uri, failure, options.timeoutMs)
@@ -302,10 +311,10 @@ function assertSocket(fd: number): void {
   if (!isSocket) throw new UsageError(`fd:${fd} is not a socket; pass a connected or listening stream socket`)
 }
 
-function setOption(fd: number, level: number, option: number): void {
-  const one = nativeBuffer(8)
-  one.words[0] = 1
-  check('setsockopt', libc().setsockopt(fd, level, option, one.address, 4), `option ${option}`)
+function setOption(fd: number, level: number, option: number, value = 1): void {
+  const word = nativeBuffer(8)
+  word.words[0] = value
+  check('setsockopt', libc().setsockopt(fd, level, option, word.address, 4), `option ${option}`)
 }
 
 function getOption(fd: number, option: number): number {
