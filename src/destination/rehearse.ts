@@ -1,9 +1,9 @@
 // A small migration to nobody, while nobody has connected yet. Destination thread.
 //
-// JavaScript that runs often is compiled while it runs, and until then it is slow: without a rehearsal a guest that has just
-// come waits twice as long for each of its first thousands of pages. Here the same code takes in what the same thread has
-// put into the other end of the connection: RAM of its own comes by precopy, is discarded, and comes again page by page.
-// Nobody touches that RAM: the faults are made up, and no thread can ever be stalled on it.
+// JavaScript that runs often is compiled while it runs, and until then it is slow: a guest that has just come would wait
+// the longer for each of its first thousands of pages. Here the same code takes in what the same thread has put into the
+// other end of the connection: RAM of its own comes by precopy, is discarded, and comes again page by page. Nobody touches
+// that RAM: the faults are made up, and no thread can ever be stalled on it.
 
 import type { GuestRemote } from '../guest/guest-remote.js'
 import { createMachine } from '../machine.js'

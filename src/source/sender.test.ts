@@ -1,13 +1,10 @@
 // What goes out is read back by the wire's own reader, through a socket that is often full.
 
 import assert from 'node:assert/strict'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { AGAIN, acceptOn, closeFd, connectTo, listenOn, tryRead } from '../os/channel.js'
+import { AGAIN, closeFd, socketPair, tryRead } from '../os/channel.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
 import { nativeBuffer } from '../os/memory.js'
-import { createWake } from '../os/wake.js'
 import { numberBlocks } from '../ram/block.js'
 import { encodeCommand } from '../wire/messages.js'
 import { readerOf } from '../wire/reader.js'
@@ -20,11 +17,8 @@ const PAGES = 1200
 const options = { timeout: 60_000 }
 
 function pipe(t: TestContext) {
-  const wake = createWake()
   // A unix socket holds a few hundred KiB, TCP on loopback would hold everything.
-  const listener = listenOn(`unix:${join(tmpdir(), `farfault-sender-${process.pid}`)}`)
-  const near = connectTo(listener.uri, { timeoutMs: 1000 })
-  const far = acceptOn(listener.fd, wake.fd, 1000) as number
+  const [near, far] = socketPair()
   const buffer = nativeBuffer(1 << 20)
   const chunks: Buffer[] = []
   let fullTimes = 0
@@ -56,8 +50,6 @@ function pipe(t: TestContext) {
     sender.close()
     ram.unmap()
     for (const fd of [near, far]) closeFd(fd)
-    listener.close()
-    wake.close()
   })
   async function received(): Promise<Buffer> {
     // Bytes may still be on their way when the sender has been told that all is taken.
