@@ -72,7 +72,8 @@ export interface Result {
 }
 
 /**
- * Every variant once, then every variant again, `rounds` times, and once before that without counting.
+ * Every variant once, then every variant again, `rounds` times, and once before that without counting: it fills the page cache,
+ * and compiles the C programs.
  */
 export async function runBenchmark(
   benchmark: Benchmark,

@@ -2,14 +2,12 @@
 // Prints a JSON array: nanoseconds of each touch, in order.
 
 import assert from 'node:assert/strict'
-import { setTimeout } from 'node:timers/promises'
 import { migrate, receive, startGuest } from '../src/index.js'
 import type { BenchGuestOptions } from './bench-guest.js'
+import { untilRehearsed } from './rehearsed.js'
 
 /** So little that after the first chunk nothing is pushed: every page is asked for. */
 const PUSH_BYTES_PER_SECOND = 1000
-/** Whoever listens for so long has rehearsed; as one does before somebody is told to migrate there, ms. */
-const REHEARSED_MS = 1000
 
 const module = new URL('./bench-guest.js', import.meta.url)
 const [pages, seed] = process.argv.slice(2, 4).map(Number) as [number, number]
@@ -24,7 +22,7 @@ const samples = new Promise<Uint32Array>((resolve) => {
   incoming.on('guest', (arrived) => arrived.on('output', (bytes) => resolve(new Uint32Array(bytes.buffer))))
 })
 const source = await guest({ pages, filled: true })
-await setTimeout(REHEARSED_MS)
+await untilRehearsed()
 const migration = migrate(source, {
   to: incoming.uri,
   postcopy: 'now',

@@ -1,11 +1,8 @@
 // place.child PAGES: the engine as the receiver of the place benchmark. Prints its port, takes one migration in, and ends.
 
 import assert from 'node:assert/strict'
-import { setTimeout } from 'node:timers/promises'
 import { receive, startGuest } from '../src/index.js'
-
-/** Whoever listens for so long has rehearsed; as one does before somebody is told to migrate there, ms. */
-const REHEARSED_MS = 1000
+import { untilRehearsed } from './rehearsed.js'
 
 const module = new URL('./bench-guest.js', import.meta.url)
 const pages = Number(process.argv[2])
@@ -13,7 +10,7 @@ const incoming = receive({
   listen: 'tcp:127.0.0.1:0',
   guest: () => startGuest({ module, options: { pages } }),
 })
-await setTimeout(REHEARSED_MS)
+await untilRehearsed()
 console.log(incoming.uri.split(':').pop())
 const { guest, report } = await incoming.done
 assert.ok(guest !== undefined, report.error)

@@ -23,7 +23,8 @@ import {
 /** Pages that come by precopy before the next is heard of. */
 const CHUNK_PAGES = 32
 const RAM_ID = 2
-const BLOCK_NAME = 'rehearsal'
+/** Of the one RAM block. */
+export const BLOCK_NAME = 'rehearsal'
 const RECORD_BYTES = 8 + TARGET_PAGE_BYTES
 const GUEST_THREAD_ID = 1
 

@@ -6,6 +6,7 @@
 // that RAM: the faults are made up, and no thread can ever be stalled on it.
 
 import type { GuestRemote } from '../guest/guest-remote.js'
+import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
 import { lockedMemoryFlags, mapAnonymous, viewOf } from '../os/mapping.js'
 import { createPoll, POLL_EVENTS } from '../os/poll.js'
@@ -21,7 +22,7 @@ import { createIncoming, type Prepared } from './incoming.js'
 import { createIntake } from './intake.js'
 import { createRamLoader } from './load.js'
 import { createPlacer } from './placer.js'
-import { createRehearsalSource } from './rehearsal-source.js'
+import { BLOCK_NAME, createRehearsalSource } from './rehearsal-source.js'
 import { createReturnPath } from './return-path.js'
 import { allocatePageMaps, bitmapsOver, CELL, DESTINATION_STATS } from './shared.js'
 import { INCOMING_STATUS, POSTCOPY_STATE } from './status.js'
@@ -31,7 +32,6 @@ import { INCOMING_STATUS, POSTCOPY_STATE } from './status.js'
  * that; in the next ones it learns that there are others, and makes code that fits the real ones, too.
  */
 const PAGES = [256, 256, 4096]
-const BUFFER_BYTES = 256 * 1024
 /** Nothing here waits for another thread. */
 const PATIENCE_MS = 1000
 
@@ -65,7 +65,7 @@ function takeIn(pages: number, listenFd: number, wake: Wake, undo: (() => void)[
   undo.push(source.close)
   const ram = mapAnonymous(length)
   undo.push(ram.unmap)
-  const buffer = mapAnonymous(BUFFER_BYTES)
+  const buffer = mapAnonymous(LIMITS.receiveBufferBytes)
   undo.push(buffer.unmap)
   const bytes = viewOf(buffer.address, buffer.length)
   const stats = createStats(DESTINATION_STATS, new SharedArrayBuffer(statsBytes(DESTINATION_STATS)))
@@ -91,7 +91,7 @@ function takeIn(pages: number, listenFd: number, wake: Wake, undo: (() => void)[
   function prepare(): Prepared {
     // As the real ones come, from the main thread: compiled code fits objects of the same making only.
     const blocks = structuredClone(
-      numberBlocks([{ name: 'rehearsal', length, pageSize: TARGET_PAGE_BYTES, address: ram.address }]),
+      numberBlocks([{ name: BLOCK_NAME, length, pageSize: TARGET_PAGE_BYTES, address: ram.address }]),
     )
     const maps = allocatePageMaps(blocks)
     const parts = {
