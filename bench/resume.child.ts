@@ -3,6 +3,7 @@
 
 import assert from 'node:assert/strict'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { compileLess } from '../src/cli/compile-less.js'
 import { type ResumeOptions, resume } from '../src/index.js'
 import { RUN_MS_MAX } from './programs.js'
 import type { ResumeTimes } from './resume.js'
@@ -10,6 +11,7 @@ import { BEAT } from './workloads.js'
 
 const [image, json] = process.argv.slice(2)
 const options = JSON.parse(json!) as ResumeOptions
+compileLess() // as the command does
 const { qemu, resumedMs, notMapped, done, demand } = await resume(image!, { ...options, console: 'collect' })
 const startMs = performance.now() - resumedMs!
 assert.equal(notMapped, undefined)

@@ -4,10 +4,12 @@
 
 import assert from 'node:assert/strict'
 import { createInterface } from 'node:readline'
+import { compileLess } from '../src/cli/compile-less.js'
 import { type ServeOptions, serveImage } from '../src/index.js'
 import type { Moved } from './sources.js'
 
 const [image, options] = process.argv.slice(2)
+compileLess() // as the command does
 const { source } = serveImage(image!, JSON.parse(options!) as ServeOptions)
 let before = process.cpuUsage()
 const orders = createInterface({ input: process.stdin })

@@ -13,6 +13,7 @@ import {
   UsageError,
 } from '../index.js'
 import type { RESUME_OPTIONS } from './commands.js'
+import { compileLess } from './compile-less.js'
 import { onSignal } from './control.js'
 import {
   asCommand,
@@ -41,6 +42,7 @@ const QEMU_EXIT_MS = 10_000
 export async function resumeCommand(values: ResumeValues): Promise<ExitCode> {
   const [image] = values.operands
   assertOneWay(values)
+  compileLess()
   if (values.to !== undefined) return serveTo(image!, values.to, values)
   if (values.recover !== undefined && isUri(values.recover)) return goOnAt(image!, values.recover, values)
   if (values.detach && !inBackground()) return detach(values.json)

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { closeSync, mkdtempSync, openSync, rmSync, truncateSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
@@ -16,8 +16,8 @@ const PAGE = 4096
 const CHUNKS = LIMITS.sendPairsMax + 2
 const PAGES = CHUNKS * CHUNK_PAGES - 5
 
-/** One block, and in each chunk a page or two whose bytes are those of its number. */
-function setUp(t: TestContext) {
+/** One block, and each tenth page of it (or each) holds bytes that are those of its number. */
+function setUp(t: TestContext, every = 10) {
   const directory = mkdtempSync(join(tmpdir(), 'farfault-chunks-'))
   const path = join(directory, 'vm.img')
   const configuration = { machine: 'test-1', uuid: new Uint8Array(16), capabilities: [] }
@@ -25,7 +25,7 @@ function setUp(t: TestContext) {
     ...{ configuration, ramSectionId: 2, replace: false },
     blocks: [{ name: 'ram', length: PAGES * PAGE }],
   })
-  for (let page = 0; page < PAGES; page += 10) {
+  for (let page = 0; page < PAGES; page += every) {
     writer.writeRun(0, page, new Uint8Array(PAGE).fill(1 + (page % 250)), 0, 1)
   }
   writer.finish({
@@ -44,7 +44,7 @@ function setUp(t: TestContext) {
     const bytes = viewOf(chunks.read(0, page, 1, urgent).address, PAGE)
     return () => bytes.every((byte) => byte === 1 + (page % 250))
   }
-  return { chunks, read }
+  return { chunks, read, image, path }
 }
 
 /** A page of that chunk that holds something. */
@@ -91,4 +91,47 @@ test('a channel that is lost gives back what was read for it, however much that 
     chunks.release(3, false) // some were sent
     chunks.release(Number.POSITIVE_INFINITY, false)
   }
+})
+
+test('a whole chunk stays where it is, and can be had for as long as anybody likes', (t) => {
+  const { chunks } = setUp(t, 1)
+  const first = { ...chunks.read(0, 3, 100, false) }
+  assert.deepEqual([first.pages, first.lasting], [13, true])
+  for (let page = CHUNK_PAGES; page < 40 * CHUNK_PAGES; page++) {
+    const { address, lasting } = chunks.read(0, page, 1, page % 2 === 0)
+    assert.ok(lasting)
+    assert.ok(viewOf(address, PAGE).every((byte) => byte === 1 + (page % 250)))
+    chunks.release(1, page % 2 === 0)
+  }
+  assert.ok(viewOf(first.address, PAGE).every((byte) => byte === 1 + 3))
+})
+
+test('a chunk that lacks pages is a copy, and so is the short one at the end', (t) => {
+  assert.equal(setUp(t).chunks.read(0, 3, 1, false).lasting, false)
+  const { chunks } = setUp(t, 1)
+  assert.equal(chunks.read(0, PAGES - 1, 1, false).lasting, false)
+  assert.equal(chunks.read(0, PAGES - CHUNK_PAGES, 1, false).lasting, true)
+})
+
+test('a whole chunk that is damaged is named', (t) => {
+  const { chunks, image, path } = setUp(t, 1)
+  const at = image.blocks[0]!.pagesOffset + (2 * CHUNK_PAGES + 5) * PAGE
+  const file = openSync(path, 'r+')
+  writeSync(file, Buffer.from('x'), 0, 1, at)
+  closeSync(file)
+  chunks.read(0, 31, 1, false)
+  assert.throws(() => chunks.read(0, 32, 1, false), {
+    name: 'ImageError',
+    message: /pages 32 to 47: checksum/,
+  })
+})
+
+test('an image that has become shorter is an error, and no end of the process', (t) => {
+  const { chunks, image, path } = setUp(t, 1)
+  truncateSync(path, image.blocks[0]!.pagesOffset + 40 * PAGE)
+  assert.ok(chunks.read(0, 0, 1, false).lasting)
+  assert.throws(() => chunks.read(0, 41, 1, false), {
+    name: 'ImageError',
+    message: /the file ends inside page data/,
+  })
 })

@@ -61,6 +61,8 @@ export interface Image {
    * @throws ImageError with block and offset when it is damaged.
    */
   readChunk(blockIndex: number, chunk: number, bytes: Uint8Array, verify: boolean): void
+  /** Compares a chunk that is whole with its checksum. @throws ImageError as `readChunk`. */
+  checkChunk(blockIndex: number, chunk: number, bytes: Uint8Array): void
   /** Compares all of the page data. Yields bytes read. @throws ImageError as `verifyChunk`. */
   verify(): Generator<number, void>
   /** Idempotent. */
@@ -135,6 +137,9 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
       const mask = chunkMask(present, chunk)
       clearAbsent(bytes, mask)
       if (verify && checksums !== undefined && mask !== 0) compare(blockIndex, chunk, checksumOfBytes(bytes))
+    },
+    checkChunk(blockIndex, chunk, bytes) {
+      if (checksums !== undefined) compare(blockIndex, chunk, checksumOfBytes(bytes))
     },
     *verify() {
       if (checksums === undefined) return

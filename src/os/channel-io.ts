@@ -57,7 +57,8 @@ export function tryRead(fd: number, address: number, max: number): number {
   return bytes === -1 ? againOrThrow('recv', fd) : bytes
 }
 
-function againOrThrow(call: string, fd: number): typeof AGAIN {
+/** After a call that returned -1. */
+export function againOrThrow(call: string, fd: number): typeof AGAIN {
   const number = errno()
   if (number === EAGAIN || number === EINTR) return AGAIN
   throw transferError(call, fd)

@@ -317,7 +317,7 @@ function setOption(fd: number, level: number, option: number, value = 1): void {
   check('setsockopt', libc().setsockopt(fd, level, option, word.address, 4), `option ${option}`)
 }
 
-function getOption(fd: number, option: number): number {
+export function getOption(fd: number, option: number): number {
   const value = nativeBuffer(8)
   const length = nativeBuffer(8)
   length.words[0] = 4

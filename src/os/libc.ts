@@ -80,6 +80,9 @@ const FUNCTIONS = {
   send: { result: 'long', args: ['int', 'address', 'size', 'int'] },
   sendBytes: { result: 'long', args: ['int', 'bytes', 'size', 'int'] },
   sendmsg: { result: 'long', args: ['int', 'address', 'int'] },
+  pipe2: { result: 'int', args: ['address', 'int'] },
+  vmsplice: { result: 'long', args: ['int', 'address', 'ulong', 'int'] },
+  splice: { result: 'long', args: ['int', 'address', 'int', 'address', 'size', 'int'] },
   getaddrinfo: { result: 'int', args: ['path', 'path', 'address', 'address'] },
   freeaddrinfo: { result: 'void', args: ['address'] },
 } as const satisfies Record<string, Signature>

@@ -153,6 +153,15 @@ export function noHugePages(address: number, length: number): void {
   advise(address, length, LINUX.MADV_NOHUGEPAGE, 'EINVAL')
 }
 
+/** It is read front to back: the kernel reads ahead of who touches it. A hint. */
+export function sequential(address: number, length: number): void {
+  advise(address, length, LINUX.MADV_SEQUENTIAL)
+}
+
+/** Every page of it can be read without a fault, for now; false where one cannot be read, or the kernel is older than 5.14. */
+export const populate = (address: number, length: number): boolean =>
+  libc().madvise(address, length, LINUX.MADV_POPULATE_READ) === 0
+
 function advise(address: number, length: number, advice: number, tolerated?: string): void {
   if (libc().madvise(address, length, advice) === 0) return
   const name = errnoName(errno())

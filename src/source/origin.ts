@@ -14,6 +14,8 @@ export interface Extent {
   /** 0: they are zero all the same, and nothing was read. */
   address: number
   pages: number
+  /** Nobody will change them, not even when this process has ended: the kernel may hand them on by reference. */
+  lasting: boolean
 }
 
 export interface Origin {
@@ -54,7 +56,7 @@ export function createLiveOrigin(guest: GuestRemote, blocks: readonly RamBlock[]
   const dirtyLog = createDirtyLog(blocks)
   // Made beforehand: a new view of much memory can start a garbage collection, which is no business of downtime.
   const zeroTests = blocks.map(createZeroTest)
-  const extent: Extent = { address: 0, pages: 0 }
+  const extent: Extent = { address: 0, pages: 0, lasting: false }
   return {
     begin(populated) {
       dirtyLog.collect(populated, false)

@@ -90,6 +90,7 @@ function stagedOrigin(isZero: (page: number) => boolean): Origin {
     read: ({ address }, page) => ({
       address: isZero(page) ? 0 : address + page * TARGET_PAGE_BYTES,
       pages: 1,
+      lasting: false,
     }),
     release() {},
     stopAndSave: () => ({ stoppedAt, devices: new Uint8Array(1024) }),

@@ -11,9 +11,9 @@ test('pages that wait for room while others are asked for go once', () => {
   const blocks = numberBlocks([{ name: 'a', length: 64 * 4096, pageSize: 4096, address: 0x10_0000 }])
   const populated = createBitmap(64)
   populated.setRange(0, 64)
-  const extent: Extent = { address: 0, pages: 0 }
+  const extent: Extent = { address: 0, pages: 0, lasting: false }
   const sent: number[] = []
-  const pick = { blockIndex: 0, page: 0, pages: 32, reason: 'scanned' }
+  const pick = { blockIndex: 0, page: 0, pages: 32, lasting: false, reason: 'scanned' }
   const sender = (whenFull: () => void): Sender =>
     ({
       bytes: () => 0,

@@ -5,7 +5,7 @@ import type { Extent } from './origin.js'
 import type { Outgoing } from './outgoing.js'
 import type { Sender } from './sender.js'
 
-const NOTHING: Extent = { address: 0, pages: 1 }
+const NOTHING: Extent = { address: 0, pages: 1, lasting: false }
 
 /** Puts the pages that `order` has picked into a sender. `again`: they have been put into the other one, too. */
 export function sendPick(o: Outgoing, sender: Sender = o.sender, again = false): void {
@@ -19,13 +19,16 @@ export function sendPick(o: Outgoing, sender: Sender = o.sender, again = false):
   for (let p = page; p < end; ) {
     const holding = populated.nextClear(p, end) - p
     // Copied: while these wait for room in the socket, what is asked for is read as well, into the same extent.
-    const { address, pages: count } =
-      holding === 0 ? NOTHING : o.origin.read(block, p, holding, sender !== o.sender)
+    const {
+      address,
+      pages: count,
+      lasting,
+    } = holding === 0 ? NOTHING : o.origin.read(block, p, holding, sender !== o.sender)
     if (address === 0) {
       for (let i = 0; i < count; i++) sender.zeroPage(block, p + i)
       zero += count
     } else {
-      sender.pages(block, p, count, address)
+      sender.pages(block, p, count, address, lasting)
     }
     p += count
   }

@@ -81,39 +81,46 @@ function itemsOf(stream: Buffer): StreamItem[] {
   return items
 }
 
-test('many pages of two blocks, through a full socket, byte for byte', options, async (t) => {
-  const { sender, a, b, memory, received, fullTimes, pagesSent } = pipe(t)
-  for (let i = 0; i < memory.length; i += 512) memory[i] = 1 + ((i / 512) % 251)
-  const sent: string[] = []
-  sender.control(opening)
-  for (let page = 0; page < PAGES / 2; page++) {
-    for (const block of page % 7 === 0 ? [a, b] : [a]) {
-      if (page % 5 === 0) sender.zeroPage(block, page)
-      else sender.pages(block, page, 1, block.address + page * PAGE)
-      sent.push(`${block.name[0]} ${page} ${page % 5 === 0 ? 'zero' : 'page'}`)
-    }
-    if (page % 100 === 99) sender.control(encodeCommand({ name: 'PING', value: page }))
-  }
-  sender.endSection(() => sender.zeroPage(b, 1))
-  sender.control(END_OF_STREAM)
-  sender.flush()
-  const stream = await received()
-  assert.equal(stream.length, sender.bytes())
-  assert(fullTimes() > 0, 'the socket was never full: nothing was tested')
-  assert.equal(pagesSent(), sent.filter((what) => what.endsWith('page')).length)
+for (const lasting of [false, true]) {
+  test(
+    `many pages of two blocks, through a full socket, byte for byte${lasting ? ', by reference' : ''}`,
+    options,
+    async (t) => {
+      const { sender, a, b, memory, received, fullTimes, pagesSent } = pipe(t)
+      for (let i = 0; i < memory.length; i += 512) memory[i] = 1 + ((i / 512) % 251)
+      const sent: string[] = []
+      sender.control(opening)
+      for (let page = 0; page < PAGES / 2; page++) {
+        for (const block of page % 7 === 0 ? [a, b] : [a]) {
+          if (page % 5 === 0) sender.zeroPage(block, page)
+          else sender.pages(block, page, 1, block.address + page * PAGE, lasting)
+          sent.push(`${block.name[0]} ${page} ${page % 5 === 0 ? 'zero' : 'page'}`)
+        }
+        if (page % 30 === 29) sender.flush() // so that the socket holds what several sendings left
+        if (page % 100 === 99) sender.control(encodeCommand({ name: 'PING', value: page }))
+      }
+      sender.endSection(() => sender.zeroPage(b, 1))
+      sender.control(END_OF_STREAM)
+      sender.flush()
+      const stream = await received()
+      assert.equal(stream.length, sender.bytes())
+      assert(fullTimes() > 0, 'the socket was never full: nothing was tested')
+      assert.equal(pagesSent(), sent.filter((what) => what.endsWith('page')).length)
 
-  const records = itemsOf(stream).flatMap((item) => (item.kind === 'ram-record' ? [item.record] : []))
-  let name = ''
-  const got = records.flatMap(({ kind, blockName, offset, data }) => {
-    if (kind === 'eos') return []
-    name = blockName ?? name
-    const from = (name === 'a' ? 0 : memory.length / 2) + offset
-    if (kind === 'page')
-      assert(Buffer.from(data).equals(memory.subarray(from, from + PAGE)), `${name} ${offset}`)
-    return [`${name[0]} ${offset / PAGE} ${kind}`]
-  })
-  assert.deepEqual(got, [...sent, 'b 1 zero'])
-})
+      const records = itemsOf(stream).flatMap((item) => (item.kind === 'ram-record' ? [item.record] : []))
+      let name = ''
+      const got = records.flatMap(({ kind, blockName, offset, data }) => {
+        if (kind === 'eos') return []
+        name = blockName ?? name
+        const from = (name === 'a' ? 0 : memory.length / 2) + offset
+        if (kind === 'page')
+          assert(Buffer.from(data).equals(memory.subarray(from, from + PAGE)), `${name} ${offset}`)
+        return [`${name[0]} ${offset / PAGE} ${kind}`]
+      })
+      assert.deepEqual(got, [...sent, 'b 1 zero'])
+    },
+  )
+}
 
 test(
   'control records end the section; a block is named when it changes, or has been forgotten',

@@ -9,22 +9,25 @@ import assert from 'node:assert/strict'
 import { LIMITS } from '../limits.js'
 import { AGAIN, trySendVector } from '../os/channel.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
+import { createReferencePipe } from '../os/reference-pipe.js'
 import { type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
 import { blockNameBytes, RAM_END, RAM_FLAGS, writeBlockName, writeRamWord } from '../wire/ram-stream.js'
 import { encodeFooter, encodeSectionEnd, encodeSectionPart } from '../wire/sections.js'
+import { createStaging, STAGING_BYTES } from './staging.js'
 
-const STAGING_BYTES = 256 * 1024
 /** Word, name and fill byte of the longest header. */
 const HEADER_BYTES_MAX = 8 + 1 + 255 + 1
 const SHORT_BYTES_MAX = 32
 const IOVEC_BYTES = 16
 const IOVECS = LIMITS.sendPairsMax * 2
+/** Fewer pages are copied sooner than passed on by reference. */
+const REFERENCE_PAGES_MIN = 16
 
 export interface Sender {
   /** Complete control records: commands, sections, … Closes an open RAM section first. */
   control(bytes: Uint8Array): void
-  /** Adjacent pages. @param address of their bytes, which stay as they are until they are sent */
-  pages(block: RamBlock, page: number, count: number, address: number): void
+  /** Adjacent pages. @param address of their bytes, which stay as they are until they are sent, or (`lasting`) for good */
+  pages(block: RamBlock, page: number, count: number, address: number, lasting: boolean): void
   zeroPage(block: RamBlock, page: number): void
   /** Ends the RAM section that `page` or `zeroPage` opened, if any. */
   closeSection(): void
@@ -52,14 +55,14 @@ export function createSender(
   whenFull: () => void,
   whenSent: (pages: number) => void,
 ): Sender {
-  const staging = mapAnonymous(STAGING_BYTES)
-  const stage = viewOf(staging.address, STAGING_BYTES)
-  const stageView = new DataView(stage.buffer, stage.byteOffset, STAGING_BYTES)
+  const staging = createStaging()
+  const { bytes: stage, view: stageView } = staging
+  const framed = ramSectionId !== undefined
+  const references = framed ? createReferencePipe(fd) : undefined
   const table = mapAnonymous(IOVECS * IOVEC_BYTES)
   const iovecView = viewOf(table.address, IOVECS * IOVEC_BYTES)
   const iovec = new Uint32Array(iovecView.buffer, iovecView.byteOffset, IOVECS * 4)
   const names = new Map<RamBlock, Uint8Array>()
-  const framed = ramSectionId !== undefined
   const closing = framed ? Buffer.concat([RAM_END, encodeFooter(ramSectionId)]) : RAM_END
   const opening = framed ? encodeSectionPart(ramSectionId) : new Uint8Array(0)
 
@@ -67,6 +70,7 @@ export function createSender(
   let staged = 0 // staging bytes in use
   let segment = 0 // where the staging bytes begin that are not in the iovec yet
   let named = 0 // pages in it
+  let lasting = 0 // of them, those that the kernel may have by reference
   let bytes = 0
   let inSection = false
   let lastBlock: RamBlock | undefined
@@ -88,17 +92,30 @@ export function createSender(
 
   function flush(): void {
     closeSegment()
-    let first = 0
-    while (first < count) {
-      const sent = trySendVector(fd, table.address + first * IOVEC_BYTES, count - first)
+    const byReference = references !== undefined && lasting >= REFERENCE_PAGES_MIN && lasting === named
+    if (byReference && staging.mayKeep(staged, bytes)) {
+      sendAllOf(references.send)
+      while (!references.drain()) whenFull()
+      staging.keep(staged, bytes)
+    } else {
+      sendAllOf(copying)
+    }
+    count = 0
+    staged = staging.start()
+    segment = staged
+    if (named > 0) whenSent(named)
+    named = 0
+    lasting = 0
+  }
+
+  const copying = (iovecAddress: number, entries: number): number => trySendVector(fd, iovecAddress, entries)
+
+  function sendAllOf(send: typeof copying): void {
+    for (let first = 0; first < count; ) {
+      const sent = send(table.address + first * IOVEC_BYTES, count - first)
       if (sent === AGAIN) whenFull()
       else first = consume(first, sent)
     }
-    count = 0
-    staged = 0
-    segment = 0
-    if (named > 0) whenSent(named)
-    named = 0
   }
 
   /** Steps over `sent` bytes of the iovec; shortens the entry that went in part. Returns the first entry left. */
@@ -122,7 +139,7 @@ export function createSender(
 
   function room(stageBytes: number): void {
     // Three entries: a segment before, a page, and a segment after it for what closes the section.
-    if (count + 3 > IOVECS || staged + stageBytes > STAGING_BYTES) flush()
+    if (count + 3 > IOVECS || staged + stageBytes > staging.start() + STAGING_BYTES) flush()
   }
 
   function append(record: Uint8Array): void {
@@ -141,7 +158,7 @@ export function createSender(
   function appendLong(record: Uint8Array): void {
     for (let at = 0; at < record.length; ) {
       room(Math.min(record.length - at, STAGING_BYTES))
-      const part = record.subarray(at, at + STAGING_BYTES - staged)
+      const part = record.subarray(at, at + staging.start() + STAGING_BYTES - staged)
       stage.set(part, staged)
       staged += part.length
       at += part.length
@@ -187,12 +204,13 @@ export function createSender(
       closeSection()
       append(record)
     },
-    pages(block, page, count, address) {
+    pages(block, page, count, address, isLasting) {
       for (let i = 0; i < count; i++) {
         header(block, page + i, RAM_FLAGS.PAGE)
         closeSegment()
         entry(address + i * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
         named++
+        if (isLasting) lasting++
       }
       bytes += count * TARGET_PAGE_BYTES
     },
@@ -219,7 +237,8 @@ export function createSender(
     flush,
     close() {
       whenSent(Number.POSITIVE_INFINITY) // nor will one be that a lost connection kept from getting in here
-      staging.unmap()
+      references?.close()
+      staging.close()
       table.unmap()
     },
   }

@@ -10,6 +10,8 @@ import { LONG_ROUND_TRIP_US } from '../wire/urgent.js'
 
 const CHUNK_BYTES_MIN = 16 * 1024
 const CHUNK_BYTES_MAX = 256 * 1024
+/** While nobody asks: a chunk costs as much as many pages do. */
+const CHUNK_BYTES_UNASKED_MAX = 1024 * 1024
 const WINDOW_BYTES_MIN = CHUNK_BYTES_MIN
 const WINDOW_BYTES_START = 256 * 1024
 const WINDOW_BYTES_MAX = 64 * 1024 * 1024
@@ -84,7 +86,8 @@ export function createPushWindow(): PushWindow {
     room(asked) {
       const bytes = asked ? windowBytes : windowBytes + rate.value() * QUEUE_UNASKED_US
       if (flyingBytes >= bytes) return 0
-      return Math.max(CHUNK_BYTES_MIN, Math.min(CHUNK_BYTES_MAX, windowBytes / 4))
+      const most = asked ? CHUNK_BYTES_MAX : CHUNK_BYTES_UNASKED_MAX
+      return Math.max(CHUNK_BYTES_MIN, Math.min(most, windowBytes / 4))
     },
     sent(value, bytes, nowUs) {
       if (flying.length === 0) arrivedUs = nowUs
