@@ -1,6 +1,6 @@
 // Page data of an image on its way out, in chunks, because a chunk is what has a checksum. A whole chunk stays where it is, in
 // the page cache, which all resumes of an image share; one that lacks pages is read into memory of ours, where what the file
-// holds in their places is cleared. Source thread of a parked VM.
+// holds in their places is cleared. So is one that somebody waits for: of a cold file that takes less time. Source thread of a parked VM.
 
 import assert from 'node:assert/strict'
 import { LIMITS } from '../limits.js'
@@ -29,26 +29,30 @@ export interface ChunkReader {
 /** @param verify compare each chunk with its checksum when it is read first, where the image has a sidecar */
 export function createChunkReader(image: Image, verify: boolean): ChunkReader {
   const extent: Extent = { address: 0, pages: 0, lasting: false }
-  const map = createChunkMap(image, verify)
+  const unchecked = image.blocks.map(({ length }) => {
+    const bitmap = createBitmap(chunksIn(length))
+    if (verify) bitmap.setRange(0, bitmap.length)
+    return bitmap
+  })
+  const map = createChunkMap(image, unchecked)
   const lanes = { urgent: createLane(), other: createLane() }
   const blocks = image.blocks.map(({ length }, i, all) => ({
     length,
     /** Number of its first chunk among those of all blocks. */
     firstChunk: all.slice(0, i).reduce((sum, before) => sum + chunksIn(before.length), 0),
-    verified: createBitmap(chunksIn(length)),
   }))
 
   /** Where a copy of the chunk is. */
   function copied(lane: Lane, blockIndex: number, chunk: number): number {
-    const { length, firstChunk, verified } = blocks[blockIndex]!
+    const { length, firstChunk } = blocks[blockIndex]!
     let slot = lane.slotOf.get(firstChunk + chunk)
     if (slot === undefined) {
       slot = lane.slotOf.size
       assert(slot < SLOTS, 'more pages are read than can be sent')
       const start = slot * CHUNK_BYTES
       const bytes = lane.view.subarray(start, start + Math.min(CHUNK_BYTES, length - chunk * CHUNK_BYTES))
-      image.readChunk(blockIndex, chunk, bytes, verify && !verified.get(chunk))
-      verified.set(chunk)
+      image.readChunk(blockIndex, chunk, bytes, unchecked[blockIndex]!.get(chunk))
+      unchecked[blockIndex]!.clear(chunk)
       lane.slotOf.set(firstChunk + chunk, slot)
     }
     return lane.memory.address + slot * CHUNK_BYTES
@@ -59,7 +63,7 @@ export function createChunkReader(image: Image, verify: boolean): ChunkReader {
       const lane = urgent ? lanes.urgent : lanes.other
       const chunk = Math.floor(page / CHUNK_PAGES)
       const first = page % CHUNK_PAGES
-      const mapped = map.find(blockIndex, chunk)
+      const mapped = map.find(blockIndex, chunk, urgent)
       const start = mapped === 0 ? copied(lane, blockIndex, chunk) : mapped
       extent.address = start + first * TARGET_PAGE_BYTES
       extent.pages = Math.min(most, CHUNK_PAGES - first)

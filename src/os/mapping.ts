@@ -153,9 +153,9 @@ export function noHugePages(address: number, length: number): void {
   advise(address, length, LINUX.MADV_NOHUGEPAGE, 'EINVAL')
 }
 
-/** It is read front to back: the kernel reads ahead of who touches it. A hint. */
-export function sequential(address: number, length: number): void {
-  advise(address, length, LINUX.MADV_SEQUENTIAL)
+/** The kernel begins to read it, if it is a file's, and does not wait for that. A hint. */
+export function willNeed(address: number, length: number): void {
+  libc().madvise(address, length, LINUX.MADV_WILLNEED)
 }
 
 /** Every page of it can be read without a fault, for now; false where one cannot be read, or the kernel is older than 5.14. */
