@@ -3,8 +3,10 @@
 // Nothing is touched before the kernel has said that it is there: a file that has become too short, or cannot be read, is an
 // answer there, and would be the end of the process here.
 
+import { monotonicMs } from '../os/clock.js'
 import { discard, mapFile, populate, viewOf, willNeed } from '../os/mapping.js'
 import { type Bitmap, createBitmap } from '../ram/bitmap.js'
+import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { CHUNK_BYTES, CHUNK_PAGES, chunkMask } from './checksums.js'
 import type { Image, ImageBlock } from './image.js'
 
@@ -24,12 +26,22 @@ export interface ChunkMap {
    * @throws ImageError when it is damaged
    */
   find(blockIndex: number, chunk: number, urgent: boolean): number
+  /**
+   * The same for pages that are likely to be wanted, numbers among those of all blocks; but reading all of them is only begun,
+   * and after `maxMs` the rest is left to `find`.
+   */
+  prepare(pages: Uint32Array, maxMs: number): void
   close(): void
 }
 
 /** @param unchecked by block, chunks that are still to be compared with their checksums: none of their bits is left when they are */
 export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): ChunkMap {
-  const blocks = image.blocks.map((block) => mapBlock(image.fd, block))
+  let pages = 0
+  const blocks = image.blocks.map((block) => {
+    const firstPage = pages
+    pages += block.length / TARGET_PAGE_BYTES
+    return mapBlock(image.fd, block, firstPage)
+  })
   let mappedBytes = 0
 
   function forget(): void {
@@ -37,21 +49,46 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
     for (const { address, length } of blocks) if (length > 0) discard(address, length)
   }
 
+  const isWhole = ({ present, chunks }: MappedBlock, chunk: number): boolean =>
+    chunk < chunks && chunkMask(present, chunk) === ALL_PAGES
+
+  /** False: it cannot be read so. */
+  function take(blockIndex: number, chunk: number): boolean {
+    const block = blocks[blockIndex]!
+    if (mappedBytes >= FORGET_BYTES) forget()
+    if (!populate(block.addressOf(chunk), CHUNK_BYTES)) return false
+    mappedBytes += CHUNK_BYTES
+    if (unchecked[blockIndex]!.get(chunk)) image.checkChunk(blockIndex, chunk, block.bytes(chunk))
+    unchecked[blockIndex]!.clear(chunk)
+    block.found.set(chunk)
+    return true
+  }
+
+  /** The chunks of those pages that can be had so, each once. */
+  function chunksOf(pages: Uint32Array): Place[] {
+    const places = new Map<number, Place>()
+    for (const page of pages) {
+      const index = blocks.findLastIndex(({ firstPage }) => firstPage <= page)
+      const block = blocks[index]!
+      const chunk = Math.floor((page - block.firstPage) / CHUNK_PAGES)
+      if (isWhole(block, chunk)) places.set(page - (page % CHUNK_PAGES), { index, chunk })
+    }
+    return [...places.values()]
+  }
+
   return {
     find(blockIndex, chunk, urgent) {
       const block = blocks[blockIndex]!
-      const address = block.address + chunk * CHUNK_BYTES
-      if (block.found.get(chunk)) return address
-      if (urgent) return 0
-      if (chunkMask(block.present, chunk) !== ALL_PAGES || address >= block.address + block.length) return 0
-      if (mappedBytes >= FORGET_BYTES) forget()
+      if (block.found.get(chunk)) return block.addressOf(chunk)
+      if (urgent || !isWhole(block, chunk)) return 0
       block.readAhead(chunk)
-      if (!populate(address, CHUNK_BYTES)) return 0
-      mappedBytes += CHUNK_BYTES
-      if (unchecked[blockIndex]!.get(chunk)) image.checkChunk(blockIndex, chunk, block.bytes(chunk))
-      unchecked[blockIndex]!.clear(chunk)
-      block.found.set(chunk)
-      return address
+      return take(blockIndex, chunk) ? block.addressOf(chunk) : 0
+    },
+    prepare(pages, maxMs) {
+      const endMs = monotonicMs() + maxMs
+      const places = chunksOf(pages)
+      for (const { index, chunk } of places) willNeed(blocks[index]!.addressOf(chunk), CHUNK_BYTES)
+      for (const { index, chunk } of places) if (monotonicMs() > endMs || !take(index, chunk)) break
     },
     close() {
       for (const block of blocks) block.unmap()
@@ -59,8 +96,15 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
   }
 }
 
+interface Place {
+  readonly index: number
+  readonly chunk: number
+}
+
+type MappedBlock = ReturnType<typeof mapBlock>
+
 /** What a block has in whole chunks. */
-function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {
+function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock, firstPage: number) {
   const chunks = Math.floor(length / CHUNK_BYTES)
   const bytes = chunks * CHUNK_BYTES
   const mapping = chunks === 0 ? undefined : mapFile(fd, bytes, { offset: pagesOffset, readOnly: true })
@@ -88,7 +132,8 @@ function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {
   }
 
   return {
-    ...{ present, address, length: bytes, readAhead },
+    ...{ present, chunks, firstPage, address, length: bytes, readAhead },
+    addressOf: (chunk: number): number => address + chunk * CHUNK_BYTES,
     found: createBitmap(chunks),
     bytes(chunk: number): Uint8Array {
       const at = chunk * CHUNK_BYTES

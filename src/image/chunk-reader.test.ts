@@ -113,6 +113,18 @@ test('one that somebody waits for is a copy, unless it was had before', (t) => {
   assert.equal(chunks.read(0, 5, 1, true).lasting, true)
 })
 
+test('what is likely to be wanted is had before it is asked for, as far as there is time', (t) => {
+  const { chunks } = setUp(t, 1)
+  const inThree = Uint32Array.of(5 * CHUNK_PAGES + 1, 90, 5 * CHUNK_PAGES + 2, PAGES - 1)
+  chunks.prepare(inThree, -1)
+  assert.equal(chunks.read(0, 90, 1, true).lasting, false)
+  chunks.prepare(inThree, 10_000)
+  assert.equal(chunks.read(0, 5 * CHUNK_PAGES + 7, 1, true).lasting, true)
+  assert.equal(chunks.read(0, 91, 1, true).lasting, true)
+  assert.equal(chunks.read(0, PAGES - 1, 1, true).lasting, false, 'of a chunk that is not whole')
+  assert.equal(chunks.read(0, 200, 1, true).lasting, false, 'nobody said that it was likely')
+})
+
 test('a chunk that lacks pages is a copy, and so is the short one at the end', (t) => {
   assert.equal(setUp(t).chunks.read(0, 3, 1, false).lasting, false)
   const { chunks } = setUp(t, 1)

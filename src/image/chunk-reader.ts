@@ -23,6 +23,8 @@ export interface ChunkReader {
    */
   read(blockIndex: number, page: number, most: number, urgent: boolean): Extent
   release(pages: number, urgent: boolean): void
+  /** As `ChunkMap.prepare`. */
+  prepare(pages: Uint32Array, maxMs: number): void
   close(): void
 }
 
@@ -76,6 +78,7 @@ export function createChunkReader(image: Image, verify: boolean): ChunkReader {
       lane.reading = Math.max(0, lane.reading - pages)
       if (lane.reading === 0) lane.slotOf.clear()
     },
+    prepare: map.prepare,
     close() {
       map.close()
       for (const { memory } of [lanes.urgent, lanes.other]) memory.unmap()

@@ -17,11 +17,17 @@ export interface ServeThreadData extends SourceThreadBase {
   readonly record: RecordLimits | undefined
 }
 
+/** For pages that earlier runs asked for: less than a QEMU takes to start. */
+const PREPARE_MS = 25
+
 const data = workerData as ServeThreadData
 
 // Before the order to connect comes: what is wrong with the image is known before anybody waits for the guest.
 const image = openImage(data.path)
 const chunks = createChunkReader(image, data.verify)
+
+// QEMU starts meanwhile, and has no use for these yet.
+if (data.options.order.recorded && data.recorded !== undefined) chunks.prepare(data.recorded, PREPARE_MS)
 
 runSource(data, served)
 
