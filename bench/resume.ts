@@ -118,7 +118,7 @@ const WAYS: Readonly<Record<string, Way>> = {
   'farfault, fault-around': resumeBy({ order: 'fault-around', record: false }),
   'farfault, bubbling': resumeBy({ order: 'bubbling', record: false }),
   'farfault, recorded': resumeBy({}, 'recorded'),
-  'farfault --no-push': resumeBy({ push: false }),
+  'farfault --no-push': resumeBy({ push: false, record: false }), // a record would be there for the others
   'farfault --map': resumeBy({ map: true }),
   'exec:': restoreBy('stream', { uri: ({ stream }) => `exec:cat ${stream}` }),
   'mapped-ram': restoreBy('image', { capabilities: ['mapped-ram'], uri: ({ image }) => `file:${image}` }),

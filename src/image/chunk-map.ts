@@ -36,11 +36,11 @@ export interface ChunkMap {
 
 /** @param unchecked by block, chunks that are still to be compared with their checksums: none of their bits is left when they are */
 export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): ChunkMap {
-  let pages = 0
+  let pagesBefore = 0
   const blocks = image.blocks.map((block) => {
-    const firstPage = pages
-    pages += block.length / TARGET_PAGE_BYTES
-    return mapBlock(image.fd, block, firstPage)
+    const mapped = mapBlock(image.fd, block, pagesBefore)
+    pagesBefore += block.length / TARGET_PAGE_BYTES
+    return mapped
   })
   let mappedBytes = 0
 

@@ -32,7 +32,14 @@ function setUp(t: TestContext) {
       got = tryRead(far, buffer.address, buffer.length)
     }
   }
-  return { pipe, table, bytes: viewOf(memory.address, memory.length), received, readAll, far }
+  return {
+    pipe,
+    table,
+    bytes: viewOf(memory.address, memory.length),
+    received,
+    readAll,
+    unmap: () => memory.unmap(),
+  }
 }
 
 test('all of it goes through a full socket, in order', options, (t) => {
@@ -76,6 +83,12 @@ test('a peer that is gone is a lost connection', options, (t) => {
   other.close()
   closeFd(near)
   assert.equal(pipe.send(table.address, 1), PAGE)
+})
+
+test('memory that cannot be read is an error that says so', options, (t) => {
+  const { pipe, table, unmap } = setUp(t)
+  unmap()
+  assert.throws(() => pipe.send(table.address, 1), { name: 'SystemError', message: /EFAULT.*cannot be read/ })
 })
 
 test('over TCP, where nobody knows when what was sent is read, there is none', options, (t) => {
