@@ -24,11 +24,15 @@ export type Workload = keyof typeof WORKLOADS
 
 /** MiB that Linux has for itself, the initrd and what its programs need; all other RAM holds something. */
 const LINUX_MIB = 112
+/** And what it keeps for devices that reach no further than 4 GiB, where some of its RAM is behind that. */
+const BOUNCE_MIB = 96
+const BOUNCE_FROM_MIB = 3072
 
 /** @param filled RAM that the program does not work in is written once, so that nearly no page is zero. */
 export function workloadOptions(work: Workload, ramMiB: number, filled = true): TestGuestOptions {
   const mib = WORKLOADS[work]
-  const fill = filled ? Math.max(0, ramMiB - LINUX_MIB - Math.ceil(ramMiB / 32) - mib) : 0
+  const own = LINUX_MIB + Math.ceil(ramMiB / 32) + (ramMiB < BOUNCE_FROM_MIB ? 0 : BOUNCE_MIB)
+  const fill = filled ? Math.max(0, ramMiB - own - mib) : 0
   return {
     guest: 'linux',
     ramMiB,
