@@ -3,18 +3,18 @@
 // Nothing is touched before the kernel has said that it is there: a file that has become too short, or cannot be read, is an
 // answer there, and would be the end of the process here.
 
+import { ImageError } from '../errors.js'
 import { monotonicMs } from '../os/clock.js'
 import { discard, mapFile, populate, viewOf, willNeed } from '../os/mapping.js'
 import { type Bitmap, createBitmap } from '../ram/bitmap.js'
-import { TARGET_PAGE_BYTES } from '../ram/block.js'
-import { CHUNK_BYTES, CHUNK_PAGES, chunkMask } from './checksums.js'
+import { blockOfPage, type RamBlock } from '../ram/block.js'
+import { CHUNK_BYTES, CHUNK_PAGES, isWhole } from './checksums.js'
 import type { Image, ImageBlock } from './image.js'
 
 /** Page tables are given back after so many bytes: those of a large image would fill much memory. */
 const FORGET_BYTES = 256 * 2 ** 20
 /** A view cannot be much longer. */
 const VIEW_BYTES = 2 ** 30
-const ALL_PAGES = 2 ** CHUNK_PAGES - 1
 /** So many are read at once: what goes without being asked for seldom goes alone. */
 const AHEAD_CHUNKS_MIN = 4
 /** And so many at most, where one has long followed the other: 4 MiB. */
@@ -27,30 +27,22 @@ export interface ChunkMap {
    */
   find(blockIndex: number, chunk: number, urgent: boolean): number
   /**
-   * The same for pages that are likely to be wanted, numbers among those of all blocks; but reading all of them is only begun,
-   * and after `maxMs` the rest is left to `find`.
+   * The same for pages that are likely to be wanted, by their numbers among those of all blocks (`blocks`, in the image's order);
+   * but reading all of them is only begun, and after `maxMs`, or behind one that is damaged, the rest is left to `find`, which says so.
    */
-  prepare(pages: Uint32Array, maxMs: number): void
+  prepare(pages: Uint32Array, blocks: readonly RamBlock[], maxMs: number): void
   close(): void
 }
 
 /** @param unchecked by block, chunks that are still to be compared with their checksums: none of their bits is left when they are */
 export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): ChunkMap {
-  let pagesBefore = 0
-  const blocks = image.blocks.map((block) => {
-    const mapped = mapBlock(image.fd, block, pagesBefore)
-    pagesBefore += block.length / TARGET_PAGE_BYTES
-    return mapped
-  })
+  const blocks = image.blocks.map((block) => mapBlock(image.fd, block))
   let mappedBytes = 0
 
   function forget(): void {
     mappedBytes = 0
     for (const { address, length } of blocks) if (length > 0) discard(address, length)
   }
-
-  const isWhole = ({ present, chunks }: MappedBlock, chunk: number): boolean =>
-    chunk < chunks && chunkMask(present, chunk) === ALL_PAGES
 
   /** False: it cannot be read so. */
   function take(blockIndex: number, chunk: number): boolean {
@@ -65,30 +57,34 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
   }
 
   /** The chunks of those pages that can be had so, each once. */
-  function chunksOf(pages: Uint32Array): Place[] {
+  function chunksOf(pages: Uint32Array, ramBlocks: readonly RamBlock[]): Iterable<Place> {
     const places = new Map<number, Place>()
     for (const page of pages) {
-      const index = blocks.findLastIndex(({ firstPage }) => firstPage <= page)
+      const { index, firstPage } = blockOfPage(ramBlocks, page)
+      const chunk = Math.floor((page - firstPage) / CHUNK_PAGES)
       const block = blocks[index]!
-      const chunk = Math.floor((page - block.firstPage) / CHUNK_PAGES)
-      if (isWhole(block, chunk)) places.set(page - (page % CHUNK_PAGES), { index, chunk })
+      if (block.isWhole(chunk)) places.set(block.addressOf(chunk), { index, chunk })
     }
-    return [...places.values()]
+    return places.values()
   }
 
   return {
     find(blockIndex, chunk, urgent) {
       const block = blocks[blockIndex]!
       if (block.found.get(chunk)) return block.addressOf(chunk)
-      if (urgent || !isWhole(block, chunk)) return 0
+      if (urgent || !block.isWhole(chunk)) return 0
       block.readAhead(chunk)
       return take(blockIndex, chunk) ? block.addressOf(chunk) : 0
     },
-    prepare(pages, maxMs) {
+    prepare(pages, ramBlocks, maxMs) {
       const endMs = monotonicMs() + maxMs
-      const places = chunksOf(pages)
+      const places = [...chunksOf(pages, ramBlocks)]
       for (const { index, chunk } of places) willNeed(blocks[index]!.addressOf(chunk), CHUNK_BYTES)
-      for (const { index, chunk } of places) if (monotonicMs() > endMs || !take(index, chunk)) break
+      try {
+        for (const { index, chunk } of places) if (monotonicMs() > endMs || !take(index, chunk)) break
+      } catch (error) {
+        if (!(error instanceof ImageError)) throw error
+      }
     },
     close() {
       for (const block of blocks) block.unmap()
@@ -101,10 +97,8 @@ interface Place {
   readonly chunk: number
 }
 
-type MappedBlock = ReturnType<typeof mapBlock>
-
 /** What a block has in whole chunks. */
-function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock, firstPage: number) {
+function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {
   const chunks = Math.floor(length / CHUNK_BYTES)
   const bytes = chunks * CHUNK_BYTES
   const mapping = chunks === 0 ? undefined : mapFile(fd, bytes, { offset: pagesOffset, readOnly: true })
@@ -132,7 +126,8 @@ function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock, firs
   }
 
   return {
-    ...{ present, chunks, firstPage, address, length: bytes, readAhead },
+    ...{ address, length: bytes, readAhead },
+    isWhole: (chunk: number): boolean => chunk < chunks && isWhole(present, chunk),
     addressOf: (chunk: number): number => address + chunk * CHUNK_BYTES,
     found: createBitmap(chunks),
     bytes(chunk: number): Uint8Array {

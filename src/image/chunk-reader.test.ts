@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { LIMITS } from '../limits.js'
 import { viewOf } from '../os/mapping.js'
+import { numberBlocks } from '../ram/block.js'
 import { encodeDevice } from '../wire/device-sections.js'
 import { CHUNK_PAGES } from './checksums.js'
 import { createChunkReader } from './chunk-reader.js'
@@ -115,10 +116,11 @@ test('one that somebody waits for is a copy, unless it was had before', (t) => {
 
 test('what is likely to be wanted is had before it is asked for, as far as there is time', (t) => {
   const { chunks } = setUp(t, 1)
+  const blocks = numberBlocks([{ name: 'ram', length: PAGES * PAGE, pageSize: PAGE, address: 0 }])
   const inThree = Uint32Array.of(5 * CHUNK_PAGES + 1, 90, 5 * CHUNK_PAGES + 2, PAGES - 1)
-  chunks.prepare(inThree, -1)
+  chunks.prepare(inThree, blocks, -1)
   assert.equal(chunks.read(0, 90, 1, true).lasting, false)
-  chunks.prepare(inThree, 10_000)
+  chunks.prepare(inThree, blocks, 10_000)
   assert.equal(chunks.read(0, 5 * CHUNK_PAGES + 7, 1, true).lasting, true)
   assert.equal(chunks.read(0, 91, 1, true).lasting, true)
   assert.equal(chunks.read(0, PAGES - 1, 1, true).lasting, false, 'of a chunk that is not whole')
@@ -132,17 +134,34 @@ test('a chunk that lacks pages is a copy, and so is the short one at the end', (
   assert.equal(chunks.read(0, PAGES - CHUNK_PAGES, 1, false).lasting, true)
 })
 
+/** Changes a byte of the page. */
+function damage(path: string, pagesOffset: number, page: number): void {
+  const file = openSync(path, 'r+')
+  writeSync(file, Buffer.from('x'), 0, 1, pagesOffset + page * PAGE)
+  closeSync(file)
+}
+
 test('a whole chunk that is damaged is named', (t) => {
   const { chunks, image, path } = setUp(t, 1)
-  const at = image.blocks[0]!.pagesOffset + (2 * CHUNK_PAGES + 5) * PAGE
-  const file = openSync(path, 'r+')
-  writeSync(file, Buffer.from('x'), 0, 1, at)
-  closeSync(file)
+  damage(path, image.blocks[0]!.pagesOffset, 2 * CHUNK_PAGES + 5)
   chunks.read(0, 31, 1, false)
   assert.throws(() => chunks.read(0, 32, 1, false), {
     name: 'ImageError',
     message: /pages 32 to 47: checksum/,
   })
+})
+
+test('damage is no business of who prepares, but of who wants the page', (t) => {
+  const { chunks, image, path } = setUp(t, 1)
+  const blocks = numberBlocks([{ name: 'ram', length: PAGES * PAGE, pageSize: PAGE, address: 0 }])
+  damage(path, image.blocks[0]!.pagesOffset, 2 * CHUNK_PAGES + 5)
+  chunks.prepare(Uint32Array.of(0, 33, 50), blocks, 10_000)
+  assert.equal(chunks.read(0, 0, 1, true).lasting, true)
+  for (const urgent of [true, false])
+    assert.throws(() => chunks.read(0, 33, 1, urgent), {
+      name: 'ImageError',
+      message: /pages 32 to 47: checksum/,
+    })
 })
 
 test('an image that has become shorter is an error, and no end of the process', (t) => {

@@ -9,7 +9,7 @@ import { createBitmap } from '../ram/bitmap.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import type { Extent } from '../source/origin.js'
 import { CHUNK_BYTES, CHUNK_PAGES, chunksIn } from './checksums.js'
-import { createChunkMap } from './chunk-map.js'
+import { type ChunkMap, createChunkMap } from './chunk-map.js'
 import type { Image } from './image.js'
 
 /** A page that is read is in a sender until it is released; that holds so many, each of a chunk of its own. */
@@ -23,8 +23,7 @@ export interface ChunkReader {
    */
   read(blockIndex: number, page: number, most: number, urgent: boolean): Extent
   release(pages: number, urgent: boolean): void
-  /** As `ChunkMap.prepare`. */
-  prepare(pages: Uint32Array, maxMs: number): void
+  prepare: ChunkMap['prepare']
   close(): void
 }
 

@@ -61,9 +61,9 @@ export interface Image {
    * @throws ImageError with block and offset when it is damaged.
    */
   readChunk(blockIndex: number, chunk: number, bytes: Uint8Array, verify: boolean): void
-  /** Compares a chunk that is whole with its checksum. @throws ImageError as `readChunk`. */
+  /** Compares a chunk, as `readChunk` gives it, with its checksum. @throws ImageError as that does. */
   checkChunk(blockIndex: number, chunk: number, bytes: Uint8Array): void
-  /** Compares all of the page data. Yields bytes read. @throws ImageError as `verifyChunk`. */
+  /** Compares all of the page data. Yields bytes read. @throws ImageError as `readChunk`. */
   verify(): Generator<number, void>
   /** Idempotent. */
   close(): void
@@ -117,6 +117,9 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
     const sums = `checksum ${checksumDigits(got)}, expected ${checksumDigits(expected)}`
     throw new ImageError(`${which}: ${sums}`, path, pagesOffset + chunk * CHUNK_BYTES)
   }
+  const checkChunk = (blockIndex: number, chunk: number, bytes: Uint8Array): void => {
+    if (checksums !== undefined) compare(blockIndex, chunk, checksumOfBytes(bytes))
+  }
 
   return {
     path,
@@ -136,11 +139,9 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
       readExactly(file, bytes, pagesOffset + chunk * CHUNK_BYTES, 'page data')
       const mask = chunkMask(present, chunk)
       clearAbsent(bytes, mask)
-      if (verify && checksums !== undefined && mask !== 0) compare(blockIndex, chunk, checksumOfBytes(bytes))
+      if (verify && mask !== 0) checkChunk(blockIndex, chunk, bytes)
     },
-    checkChunk(blockIndex, chunk, bytes) {
-      if (checksums !== undefined) compare(blockIndex, chunk, checksumOfBytes(bytes))
-    },
+    checkChunk,
     *verify() {
       if (checksums === undefined) return
       for (const [index, block] of blocks.entries())

@@ -25,9 +25,14 @@ const data = workerData as ServeThreadData
 // Before the order to connect comes: what is wrong with the image is known before anybody waits for the guest.
 const image = openImage(data.path)
 const chunks = createChunkReader(image, data.verify)
+// They lie nowhere: the image's pages are sent from the page cache, or from memory that serves them all.
+const blocks = numberBlocks(
+  image.blocks.map(({ name, length, pageSize }) => ({ name, length, pageSize, address: 0 })),
+)
 
 // QEMU starts meanwhile, and has no use for these yet.
-if (data.options.order.recorded && data.recorded !== undefined) chunks.prepare(data.recorded, PREPARE_MS)
+if (data.options.order.recorded && data.recorded !== undefined)
+  chunks.prepare(data.recorded, blocks, PREPARE_MS)
 
 runSource(data, served)
 
@@ -44,9 +49,5 @@ function served(): Served {
       image.close()
     },
   })
-  // They lie nowhere: pages are read into memory that serves them all.
-  const blocks = numberBlocks(
-    image.blocks.map(({ name, length, pageSize }) => ({ name, length, pageSize, address: 0 })),
-  )
   return { origin, blocks, recorded: data.recorded, record: data.record }
 }

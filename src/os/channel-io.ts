@@ -12,6 +12,7 @@ const { MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, SIOCOUTQ } = LINUX
 
 const EAGAIN = errnoOf('EAGAIN')
 const EINTR = errnoOf('EINTR')
+const EFAULT = errnoOf('EFAULT')
 
 /** What the `try` functions answer when they would have to wait. A number, as all their answers: a guest waits for them. */
 export const AGAIN = -1
@@ -34,6 +35,8 @@ function transferError(call: string, fd: number): Error {
   const name = errnoName(number)
   if (LOST_NUMBERS.has(number))
     return new ChannelError(`connection lost: ${call} on descriptor ${fd}: ${name}`)
+  if (number === EFAULT)
+    return new SystemError(call, name, 'what was to be sent cannot be read: has its file been cut off?')
   return new SystemError(call, name, `descriptor ${fd}`)
 }
 

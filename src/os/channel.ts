@@ -275,13 +275,19 @@ function tune(fd: number, options: readonly (readonly [number, number, number])[
 
 /** Blocking, and small messages leave at once. */
 function prepare(fd: number): number {
-  const flags = check('fcntl F_GETFL', libc().fcntl(fd, LINUX.F_GETFL, 0))
-  check('fcntl F_SETFL', libc().fcntl(fd, LINUX.F_SETFL, flags & ~LINUX.O_NONBLOCK))
+  setBlocking(fd, true)
   if (boundPort(fd) !== undefined) {
     setOption(fd, LINUX.IPPROTO_TCP, LINUX.TCP_NODELAY)
     tune(fd, TCP_OPTIONS)
   }
   return fd
+}
+
+/** Whether calls block that do not say so themselves. */
+export function setBlocking(fd: number, blocks: boolean): void {
+  const flags = check('fcntl F_GETFL', libc().fcntl(fd, LINUX.F_GETFL, 0))
+  const wanted = blocks ? flags & ~LINUX.O_NONBLOCK : flags | LINUX.O_NONBLOCK
+  check('fcntl F_SETFL', libc().fcntl(fd, LINUX.F_SETFL, wanted))
 }
 
 function prepareAccepted(fd: number): number {

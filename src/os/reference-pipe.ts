@@ -4,17 +4,15 @@
 // The way leads through a pipe: vmsplice(2) puts references to memory into it, splice(2) moves them on. Whatever is sent
 // so must stay as it is until the peer has read it, which nothing here tells; see source/staging.ts.
 
-import { SystemError } from '../errors.js'
-import { getOption } from './channel.js'
+import { getOption, setBlocking } from './channel.js'
 import { AGAIN, againOrThrow } from './channel-io.js'
-import { check, errno, errnoOf, libc } from './libc.js'
+import { check, libc } from './libc.js'
 import { LINUX } from './linux-abi.js'
 import { nativeBuffer } from './memory.js'
 
 /** As much as anybody may have without a right: 256 references. A pipe that stays smaller only takes more calls. */
 const PIPE_BYTES = 1024 * 1024
-const { SPLICE_F_NONBLOCK, O_CLOEXEC, O_NONBLOCK } = LINUX
-const EFAULT = errnoOf('EFAULT')
+const { SPLICE_F_NONBLOCK, O_CLOEXEC } = LINUX
 /** The most that a socket may hold for this: what is sent by reference is read before three times as much was sent. */
 export const REFERENCE_SEND_BYTES_MAX = 8 * 1024 * 1024
 
@@ -40,8 +38,7 @@ export function createReferencePipe(fd: number): ReferencePipe | undefined {
   check('pipe2', libc().pipe2(ends.address, O_CLOEXEC))
   const [from, to] = [ends.words[0]!, ends.words[1]!]
   libc().fcntl(to, LINUX.F_SETPIPE_SZ, PIPE_BYTES)
-  const flags = check('fcntl F_GETFL', libc().fcntl(fd, LINUX.F_GETFL, 0))
-  check('fcntl F_SETFL', libc().fcntl(fd, LINUX.F_SETFL, flags | O_NONBLOCK)) // splice has no flag for it
+  setBlocking(fd, false) // splice has no flag for it
   const { vmsplice, splice } = libc()
   let inside = 0
 
@@ -61,12 +58,6 @@ export function createReferencePipe(fd: number): ReferencePipe | undefined {
     send(iovecAddress, count) {
       if (!drain()) return AGAIN
       const taken = vmsplice(to, iovecAddress, count, SPLICE_F_NONBLOCK)
-      if (taken === -1 && errno() === EFAULT)
-        throw new SystemError(
-          'vmsplice',
-          'EFAULT',
-          'what was to be sent cannot be read: has its file been cut off?',
-        )
       if (taken === -1) return againOrThrow('vmsplice', fd)
       inside = taken
       drain()

@@ -9,7 +9,7 @@ import assert from 'node:assert/strict'
 import { LIMITS } from '../limits.js'
 import { AGAIN, trySendVector } from '../os/channel.js'
 import { mapAnonymous, viewOf } from '../os/mapping.js'
-import { createReferencePipe } from '../os/reference-pipe.js'
+import { createReferencePipe, type ReferencePipe } from '../os/reference-pipe.js'
 import { type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
 import { blockNameBytes, RAM_END, RAM_FLAGS, writeBlockName, writeRamWord } from '../wire/ram-stream.js'
 import { encodeFooter, encodeSectionEnd, encodeSectionPart } from '../wire/sections.js'
@@ -58,7 +58,6 @@ export function createSender(
   const staging = createStaging()
   const { bytes: stage, view: stageView } = staging
   const framed = ramSectionId !== undefined
-  const references = framed ? createReferencePipe(fd) : undefined
   const table = mapAnonymous(IOVECS * IOVEC_BYTES)
   const iovecView = viewOf(table.address, IOVECS * IOVEC_BYTES)
   const iovec = new Uint32Array(iovecView.buffer, iovecView.byteOffset, IOVECS * 4)
@@ -70,10 +69,12 @@ export function createSender(
   let staged = 0 // staging bytes in use
   let segment = 0 // where the staging bytes begin that are not in the iovec yet
   let named = 0 // pages in it
-  let lasting = 0 // of them, those that the kernel may have by reference
+  let changing = false // some of them may change once they are sent
   let bytes = 0
   let inSection = false
   let lastBlock: RamBlock | undefined
+  let references: ReferencePipe | undefined
+  let looked = !framed // whether there is one
 
   function entry(address: number, length: number): void {
     const at = count * 4
@@ -92,20 +93,28 @@ export function createSender(
 
   function flush(): void {
     closeSegment()
-    const byReference = references !== undefined && lasting >= REFERENCE_PAGES_MIN && lasting === named
-    if (byReference && staging.mayKeep(staged, bytes)) {
-      sendAllOf(references.send)
-      while (!references.drain()) whenFull()
-      staging.keep(staged, bytes)
-    } else {
+    const canRefer = named >= REFERENCE_PAGES_MIN && !changing && staging.mayKeep(staged, bytes)
+    const pipe = canRefer ? referencePipe() : undefined
+    if (pipe === undefined) {
       sendAllOf(copying)
+    } else {
+      sendAllOf(pipe.send)
+      while (!pipe.drain()) whenFull()
+      staging.keep(staged, bytes)
     }
     count = 0
     staged = staging.start()
     segment = staged
     if (named > 0) whenSent(named)
     named = 0
-    lasting = 0
+    changing = false
+  }
+
+  /** Made when it is first of use: from then on the descriptor does not block. */
+  function referencePipe(): ReferencePipe | undefined {
+    if (!looked) references = createReferencePipe(fd)
+    looked = true
+    return references
   }
 
   const copying = (iovecAddress: number, entries: number): number => trySendVector(fd, iovecAddress, entries)
@@ -204,13 +213,13 @@ export function createSender(
       closeSection()
       append(record)
     },
-    pages(block, page, count, address, isLasting) {
+    pages(block, page, count, address, lasting) {
       for (let i = 0; i < count; i++) {
         header(block, page + i, RAM_FLAGS.PAGE)
         closeSegment()
         entry(address + i * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
         named++
-        if (isLasting) lasting++
+        if (!lasting) changing = true
       }
       bytes += count * TARGET_PAGE_BYTES
     },
