@@ -42,6 +42,7 @@ export const PING = {
   packageSent: 4,
   ready: 5,
   earlyDiscards: 6,
+  all: 7,
   chunks: 0x1000,
 } as const
 

@@ -3,12 +3,12 @@
 
 import { ChannelError } from '../errors.js'
 import { LIKELY_CHUNK_PAGES, LIKELY_HOLD_MS } from '../order/orders.js'
-import { monotonicUs } from '../os/clock.js'
+import { monotonicMs, monotonicUs } from '../os/clock.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { createPing } from '../wire/messages.js'
 import { END_OF_STREAM } from '../wire/sections.js'
 import { type Outgoing, PING, remainingBytes, sentBytes } from './outgoing.js'
-import { sendPick, serveRequests } from './send-pages.js'
+import { sendPick, serveBeside, serveRequests } from './send-pages.js'
 
 const LIKELY_BYTES = LIKELY_CHUNK_PAGES * TARGET_PAGE_BYTES
 
@@ -40,9 +40,10 @@ export function pushRemaining(o: Outgoing): void {
     }
   }
   o.sender.endSection(() => {})
+  o.pongs.delete(PING.all) // of a connection that was lost
+  o.sender.control(ping(PING.all))
   o.sender.control(END_OF_STREAM)
   o.sender.flush()
-  endUrgent(o)
   report(o, left)
 }
 
@@ -53,12 +54,43 @@ function confirmed(o: Outgoing, chunk: number, bytes: number): void {
   o.sender.flush()
 }
 
-/** A destination that has everything may have closed that channel already. */
-function endUrgent(o: Outgoing): void {
+/** So long after it has said that it has all, and nothing more was heard, the destination has taken in the end; at most so long, ms. */
+const LAST_QUIET_MS = 50
+const LAST_MS_MAX = 1000
+
+/**
+ * Zero pages may not have gone, and the guest asks for them until the destination has taken in the end of the stream. Over
+ * the other connection they still go: QEMU 10.0 waits for what it has asked for. Then that one ends, too: QEMU 7.2 waits for
+ * its end, but where 10.0 reads it first, whoever asks for a page then waits for ever.
+ */
+export function serveBehindTheEnd(o: Outgoing): void {
   if (o.urgent === o.sender) return
+  const { link, origin, pongs } = o
+  while (link.shut() === undefined) {
+    ifTaken(() => serveBeside(o))
+    if (origin.pushZeroPages) break
+    const allUs = pongs.get(PING.all)
+    if (allUs === undefined) link.pumpPeer('to confirm that it has everything (PONG)')
+    else if (hearsNothing(o) || monotonicUs() > allUs + LAST_MS_MAX * 1000) break
+  }
+  ifTaken(() => endUrgent(o))
+}
+
+function hearsNothing({ link }: Outgoing): boolean {
+  const startMs = monotonicMs()
+  link.pump(LAST_QUIET_MS)
+  return monotonicMs() - startMs >= LAST_QUIET_MS
+}
+
+function endUrgent(o: Outgoing): void {
   o.urgent.endChannel()
+  o.urgent.flush()
+}
+
+/** A destination that has everything may have closed that channel already. */
+function ifTaken(send: () => void): void {
   try {
-    o.urgent.flush()
+    send()
   } catch (error) {
     if (!(error instanceof ChannelError)) throw error
   }

@@ -1,60 +1,16 @@
 // What the answers of a recovery make of the bitmaps, and that nobody else may answer so.
 
 import assert from 'node:assert/strict'
-import { type TestContext, test } from 'node:test'
+import { test } from 'node:test'
 import { ChannelError, ProtocolError, UsageError } from '../errors.js'
-import { createMachine } from '../machine.js'
-import { orderSpec } from '../order/orders.js'
 import { closeFd, releaseChannel, sendAll, socketPair } from '../os/channel.js'
-import { mapAnonymous } from '../os/mapping.js'
-import { createWake } from '../os/wake.js'
-import { numberBlocks } from '../ram/block.js'
-import { createStats, statsBytes } from '../stats.js'
 import { encodeReturnMessage, type ReturnMessage } from '../wire/messages.js'
-import type { Origin } from './origin.js'
-import { createOutgoing, type Outgoing, type OutgoingParts, PING, sentBytes } from './outgoing.js'
+import { PAGES, postcopyMigration } from './outgoing.fixture.js'
+import { type Outgoing, type OutgoingParts, PING, sentBytes } from './outgoing.js'
 import { canRecover, type Reconnected, recover } from './recover.js'
-import { SOURCE_STATS } from './report.js'
 import { assertRecoverable } from './start-source.js'
-import { SOURCE_STATUS } from './status.js'
 
-/** Not a whole number of words. */
-const PAGES = 70
 const options = { timeout: 30_000 }
-
-function lostMigration(t: TestContext, { pushZeroPages = true, recoverTimeMs = 5000 } = {}) {
-  const ram = mapAnonymous(PAGES * 4096)
-  const [near, far] = socketPair()
-  const wake = createWake()
-  const status = createMachine('source', SOURCE_STATUS, new Int32Array(1), 0)
-  for (const event of ['migrate', 'ready', 'switchover', 'packageSent'] as const) status.step(event)
-  const parts: OutgoingParts = {
-    fd: near,
-    urgentFd: undefined,
-    wake,
-    options: {
-      ...{ configuration: { machine: 'm' }, ramSectionId: 1, postcopy: 'now', downtimeLimitMs: 0 },
-      ...{ maxBandwidth: 0, maxPostcopyBandwidth: 0, setupTimeoutMs: 1000, skip: [] },
-      ...{ preempt: false, urgent: false, order: orderSpec('linear') },
-      ...{ push: { on: true, quietMs: 0, patienceMs: 0 }, recoverTimeMs, silenceTimeoutMs: undefined },
-    },
-    blocks: numberBlocks([{ name: 'a', length: PAGES * 4096, pageSize: 4096, address: ram.address }]),
-    origin: { pushZeroPages, release() {} } as unknown as Origin,
-    status,
-    stats: createStats(SOURCE_STATS, new SharedArrayBuffer(statsBytes(SOURCE_STATS))),
-    silenceMs: 1000,
-    takeOrders: () => [],
-  }
-  const lost = createOutgoing(parts)
-  lost.commit()
-  t.after(() => {
-    lost.close()
-    for (const fd of [near, far]) closeFd(fd)
-    wake.close()
-    ram.unmap()
-  })
-  return { lost, parts, far }
-}
 
 /** The connection is lost, and made again at `uri`. */
 function again(lost: Outgoing, parts: OutgoingParts, uri: string): Reconnected {
@@ -80,7 +36,7 @@ const received = (...pages: number[]): ReturnMessage => {
 }
 
 test('what has not been placed is sent again, whatever was sent before', options, (t) => {
-  const { lost, parts } = lostMigration(t)
+  const { outgoing: lost, parts } = postcopyMigration(t)
   const { uri, far } = answered(received(0, 31, 32, 69), ACK)
   const { fd, outgoing: o } = again(lost, parts, uri)
   t.after(() => {
@@ -99,7 +55,7 @@ test('what has not been placed is sent again, whatever was sent before', options
 })
 
 test('zero pages of an image are sent again only when they are asked for', options, (t) => {
-  const { lost, parts } = lostMigration(t, { pushZeroPages: false })
+  const { outgoing: lost, parts } = postcopyMigration(t, { pushZeroPages: false })
   lost.populated[0]!.setRange(10, 20)
   const { uri, far } = answered(received(10, 40), ACK)
   const { fd, outgoing: o } = again(lost, parts, uri)
@@ -115,7 +71,7 @@ test('zero pages of an image are sent again only when they are asked for', optio
 
 for (const answer of [received(1), ACK]) {
   test(`${answer.name} is refused from who was not asked`, options, (t) => {
-    const { lost, far } = lostMigration(t)
+    const { outgoing: lost, far } = postcopyMigration(t)
     sendAll(far, encodeReturnMessage(answer))
     assert.throws(() => lost.link.pump(1000), ProtocolError)
   })
@@ -127,7 +83,7 @@ for (const [what, ...answers] of [
   ['another answer to POSTCOPY_RESUME', received(), { name: 'RESUME_ACK', value: 2 }],
 ] as const) {
   test(`${what} ends the recovery`, options, (t) => {
-    const { lost, parts } = lostMigration(t)
+    const { outgoing: lost, parts } = postcopyMigration(t)
     const { uri, far } = answered(...answers)
     t.after(() => closeFd(far))
     assert.throws(() => again(lost, parts, uri), ProtocolError)
@@ -135,7 +91,7 @@ for (const [what, ...answers] of [
 }
 
 test('nobody listens: given up when the time is up, and not before', options, (t) => {
-  const { lost, parts } = lostMigration(t, { recoverTimeMs: 300 })
+  const { outgoing: lost, parts } = postcopyMigration(t, { recoverTimeMs: 300 })
   const startMs = performance.now()
   assert.throws(() => again(lost, parts, 'tcp:127.0.0.1:1'), ChannelError)
   assert(performance.now() - startMs >= 290)
@@ -143,7 +99,7 @@ test('nobody listens: given up when the time is up, and not before', options, (t
 })
 
 test('only a connection that breaks after the switch is made again', options, (t) => {
-  const { lost, parts } = lostMigration(t)
+  const { outgoing: lost, parts } = postcopyMigration(t)
   assert(canRecover(lost, new ChannelError('lost')))
   assert(!canRecover(lost, new ProtocolError('bad', { offset: 0, record: 'r' })))
   parts.status.step('allSent')

@@ -28,7 +28,7 @@ import {
   sentBytes,
 } from './outgoing.js'
 import { type PrecopyOutcome, runPrecopy } from './precopy.js'
-import { pushRemaining, serveOnDemand } from './push.js'
+import { pushRemaining, serveBehindTheEnd, serveOnDemand } from './push.js'
 import { type Before, canRecover, type Reconnecting, recover } from './recover.js'
 import { rehearse } from './rehearse.js'
 import { SOURCE_STATS, type SourceReport } from './report.js'
@@ -177,6 +177,7 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
       try {
         if (options.push.on) {
           pushRemaining(o)
+          serveBehindTheEnd(o)
           untilShut(o)
         } else {
           serveOnDemand(o, recoverAt !== undefined)

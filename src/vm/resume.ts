@@ -4,7 +4,7 @@
 // is loaded; RAM comes on demand, and the rest behind it.
 
 import { join } from 'node:path'
-import { GuestError, UsageError } from '../errors.js'
+import { GuestError, ImageError, UsageError } from '../errors.js'
 import type { DemandReport } from '../image/demand.js'
 import { type ServeOptions, serveImage } from '../image/serve.js'
 import { type LaunchOptions, launchQemu, type Qemu, type QemuExit } from '../qemu/launch.js'
@@ -139,14 +139,14 @@ function untilHandedOver(source: Source): Promise<void> {
   })
 }
 
-/** What QEMU said when it did not take the VM is a better reason than a lost connection. */
+/** What QEMU said when it did not take the VM is a better reason than a lost connection; but not than why it was cut off. */
 function refusal(
   error: unknown,
   machine: string,
   qemu: Qemu | undefined,
   exit: QemuExit | undefined,
 ): unknown {
-  if (qemu === undefined) return error
+  if (qemu === undefined || error instanceof ImageError) return error
   const said = qemu.errors().trim()
   if (said === '' || exit === undefined) return error
   return new GuestError(explainRefusal(said, machine), { cause: error })

@@ -5,7 +5,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { convertStream } from '../../src/image/convert.js'
-import { openImage } from '../../src/image/image.js'
+import { type ImageBlock, openImage } from '../../src/image/image.js'
 import { GuestError, ImageError, type ResumeOptions, resume } from '../../src/index.js'
 import { waitForMigration } from '../../src/qemu/migration.js'
 import { ramOf, save, temporaryDirectory } from '../image/images.js'
@@ -222,17 +222,21 @@ test(
   },
 )
 
-test('damaged page data is found when it is served; the guest does not go on with it', limits, async () => {
-  const image = await park('7.2', Q35!)
-  const path = join(directory, 'damaged.img')
+/** The image at `path`, with one byte changed in each of these pages of its RAM. */
+function damage(image: Parked, path: string, pagesOf: (ram: ImageBlock) => Iterable<number>): void {
   const opened = openImage(image.path)
   const ram = opened.blocks.find(({ name }) => name === 'pc.ram')!
   opened.close()
   const bytes = readFileSync(image.path)
-  const page = ram.present.nextSet(Math.floor(ram.present.length / 2))
-  bytes[ram.pagesOffset + page * 4096 + 100]! ^= 1
+  for (const page of pagesOf(ram)) bytes[ram.pagesOffset + page * 4096 + 100]! ^= 1
   writeFileSync(path, bytes)
   writeFileSync(`${path}.json`, readFileSync(`${image.path}.json`))
+}
+
+test('damaged page data is found when it is served; the guest does not go on with it', limits, async () => {
+  const image = await park('7.2', Q35!)
+  const path = join(directory, 'damaged.img')
+  damage(image, path, ({ present }) => [present.nextSet(Math.floor(present.length / 2))])
   const { qemu, done } = await resume(path, { command: commandOf('7.2', Q35!), console: 'collect' })
   const report = await done
   assert.equal(report.ok, false)
@@ -240,3 +244,16 @@ test('damaged page data is found when it is served; the guest does not go on wit
   assert.match(report.error!, /page data of .*pc\.ram/)
   await qemu.kill()
 })
+
+test(
+  'a VM that cannot start for damaged pages: the reason is the damage, not what QEMU says',
+  limits,
+  async () => {
+    const image = await park('10.0', Q35!)
+    const path = join(directory, 'all-damaged.img')
+    damage(image, path, function* ({ present }) {
+      for (let page = present.nextSet(0); page >= 0; page = present.nextSet(page + 1)) yield page
+    })
+    await assert.rejects(resume(path, { command: commandOf('10.0', Q35!), console: 'collect' }), ImageError)
+  },
+)

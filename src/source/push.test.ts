@@ -1,0 +1,80 @@
+// What still goes when everything has been pushed.
+
+import assert from 'node:assert/strict'
+import { type TestContext, test } from 'node:test'
+import { ChannelError } from '../errors.js'
+import { AGAIN, sendAll, tryRead } from '../os/channel.js'
+import { nativeBuffer } from '../os/memory.js'
+import { encodeReturnMessage, type ReturnMessage } from '../wire/messages.js'
+import { RAM_END } from '../wire/ram-stream.js'
+import { PAGES, postcopyMigration, type Shape } from './outgoing.fixture.js'
+import { PING } from './outgoing.js'
+import { pushRemaining, serveBehindTheEnd } from './push.js'
+
+const options = { timeout: 30_000 }
+const HAS_ALL: ReturnMessage = { name: 'PONG', value: PING.all }
+
+const askFor = (page: number): ReturnMessage => ({
+  ...{ name: 'REQ_PAGES_ID', block: 'a', start: page * 4096, length: 4096 },
+})
+
+/** All is pushed, and the stream is ended: zero pages were not among it. */
+function pushed(t: TestContext, shape: Shape = {}) {
+  const {
+    outgoing: o,
+    far,
+    urgentFar,
+  } = postcopyMigration(t, { pushZeroPages: false, preempt: true, ...shape })
+  o.dirty[0]!.setRange(0, PAGES)
+  pushRemaining(o)
+  return {
+    o,
+    say: (...messages: readonly ReturnMessage[]) => {
+      for (const message of messages) sendAll(far, encodeReturnMessage(message))
+    },
+    /** The zero pages that have come over the second connection, and whether that has ended. */
+    arrived() {
+      const { address, bytes, length } = nativeBuffer(1024)
+      const count = tryRead(urgentFar, address, length)
+      const got = Buffer.from(bytes.subarray(0, count === AGAIN ? 0 : count))
+      const ended = got.subarray(-8).equals(RAM_END)
+      const pages: number[] = []
+      // The name of the block stands in the first record; a byte of content in each.
+      for (let at = 0; at < got.length - (ended ? 8 : 0); at += at === 0 ? 8 + 2 + 1 : 8 + 1)
+        pages.push(Number(got.readBigUInt64BE(at) >> 12n))
+      return { pages, ended }
+    },
+  }
+}
+
+test('behind the end of the stream zero pages are served until it has been taken in', options, (t) => {
+  const { o, say, arrived } = pushed(t)
+  say(askFor(5), HAS_ALL, askFor(3))
+  serveBehindTheEnd(o)
+  assert.deepEqual(arrived(), { pages: [5, 3], ended: true })
+})
+
+test('as long as the end may be on its way, the connection for requested pages stays', options, (t) => {
+  const { o, say, arrived } = pushed(t)
+  say(askFor(5))
+  assert.throws(() => serveBehindTheEnd(o), ChannelError)
+  assert.deepEqual(arrived(), { pages: [5], ended: false })
+})
+
+test('a destination that says it is done is not waited for', options, (t) => {
+  const { o, say } = pushed(t)
+  say({ name: 'SHUT', value: 0 })
+  const startMs = performance.now()
+  serveBehindTheEnd(o)
+  assert(performance.now() - startMs < 500)
+  assert.equal(o.link.shut(), 0)
+})
+
+test('what one connection said does not hold for the next', options, (t) => {
+  const { o, say, arrived } = pushed(t)
+  o.pongs.set(PING.all, 0)
+  pushRemaining(o)
+  say(askFor(5))
+  assert.throws(() => serveBehindTheEnd(o), ChannelError)
+  assert.deepEqual(arrived(), { pages: [5], ended: false })
+})
