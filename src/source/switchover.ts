@@ -26,11 +26,11 @@ const DISCARD_TIMEOUT_MS = 30_000
 export function switchToPostcopy(o: Outgoing, reason: SwitchReason): Moment {
   trace('postcopy_start', reason)
   const discarded = o.origin.runs ? discardEarly(o) : undefined
+  // Where all pages are dirty and discarded anyway, what was written last tells only which are zero: that can wait.
+  const later = discarded?.every((bitmap) => bitmap.nextClear(0) === bitmap.length) ?? false
 
   const { devices, stoppedAt } = o.origin.stopAndSave()
   o.status.step('switchover')
-  // Where all pages are dirty and discarded anyway, what was written last tells only which are zero: that can wait.
-  const later = discarded?.every((bitmap) => bitmap.nextClear(0) === bitmap.length) ?? false
   if (discarded === undefined) {
     for (const [i, dirty] of o.dirty.entries()) discard(o, o.blocks[i]!, dirty) // nothing ran, so nothing was written
   } else if (!later) {
