@@ -149,7 +149,7 @@ export const RESUME_OPTIONS = {
   patience: withDefault(
     'TIME',
     duration,
-    '500ms',
+    '100ms',
     'for a guest that never ceases to ask, wait no longer than this',
   ),
   'stall-budget': optional(
@@ -225,7 +225,7 @@ export const REPLAY_OPTIONS = {
   ),
   'round-trip': withDefault('TIME', duration, '0', 'what the link adds to the time of a fault'),
   'quiet-time': withDefault('TIME', duration, '10ms', 'as for resume'),
-  patience: withDefault('TIME', duration, '500ms', 'as for resume'),
+  patience: withDefault('TIME', duration, '100ms', 'as for resume'),
   'around-pages': AROUND,
   'working-set': optional(
     'FILE',

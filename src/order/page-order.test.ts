@@ -29,7 +29,7 @@ function setUp(
     wholeHostPages: () => whole,
     mayRepeat,
   })
-  /** Dirty; of zero pages only requests and records lead to them. */
+  /** Dirty; only requests and records lead to zero pages. */
   function fill(block: number, start: number, end: number, zero = false): void {
     dirty[block]!.setRange(start, end)
     if (!zero) background[block]!.setRange(start, end)
@@ -164,14 +164,17 @@ const picks = (next: () => boolean, { pick }: PageOrder, most = 1000): number[] 
 const upTo = (start: number, end: number): number[] =>
   Array.from({ length: end - start }, (_, i) => start + i)
 
-test('fault-around: the demanded page alone, then the rest of its group, nothing that is zero', () => {
+test('fault-around: the demanded page alone, then the rest of its group, zero ones, too; the scan leaves those out', () => {
   const { fill, order } = setUp(false, 'fault-around')
   fill(0, 0, 64)
   fill(2, 0, 40, true)
   order.request(0, 20, 1)
   order.request(2, 3, 1)
   assert.deepEqual(picks(order.nextRequested, order), [20, 3])
-  assert.deepEqual(picks(order.nextLikely, order), [...upTo(21, 32), ...upTo(16, 20)])
+  assert.deepEqual(picks(order.nextLikely, order), [
+    ...[...upTo(4, 16), ...upTo(0, 3)],
+    ...[...upTo(21, 32), ...upTo(16, 20)],
+  ])
   assert.deepEqual(picks(order.nextScanned, order, 2), upTo(0, 16), 'on from the last request, and round')
 })
 

@@ -73,7 +73,8 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
     spec.recorded && parts.recorded !== undefined
       ? createRecordedPages(blocks, dirty, parts.recorded)
       : undefined
-  const neighbours = spec.aroundPages > 1 ? createNeighbours(background, spec.aroundPages) : undefined
+  // Zero pages, too: to name one costs a few bytes, and a guest that wants one wants the next ones as well.
+  const neighbours = spec.aroundPages > 1 ? createNeighbours(dirty, spec.aroundPages) : undefined
 
   /** Takes the pages where `pick` is. */
   function take(reason: PickReason): true {

@@ -14,7 +14,7 @@ export interface YieldingOptions {
 }
 
 /** What suits a guest that wakes up. */
-export const YIELDING = { quietMs: 10, patienceMs: 500 } as const satisfies YieldingOptions
+export const YIELDING = { quietMs: 10, patienceMs: 100 } as const satisfies YieldingOptions
 
 export interface Yielding {
   /** A page was asked for, or is about to be. */
