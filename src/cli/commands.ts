@@ -146,11 +146,10 @@ export const RESUME_OPTIONS = {
     '10ms',
     'send other pages only when none has been asked for in this time',
   ),
-  patience: withDefault(
+  patience: optional(
     'TIME',
     duration,
-    '100ms',
-    'for a guest that never ceases to ask, wait no longer than this',
+    'for a guest that never ceases to ask, wait no longer than this; by default 100ms, or 500ms while it is recorded what it asks for',
   ),
   'stall-budget': optional(
     'TIME/s',

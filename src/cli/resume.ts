@@ -76,7 +76,7 @@ function assertOneWay({ to, program, recover, reconnect, ...values }: ResumeValu
 const options = (values: ResumeValues) => ({
   push: !values['no-push'],
   quietMs: values['quiet-time'],
-  patienceMs: values.patience,
+  ...(values.patience === undefined ? {} : { patienceMs: values.patience }),
   ...(values['stall-budget'] === undefined ? {} : { stallMsPerSecond: values['stall-budget'] }),
   maxBandwidth: values['max-bandwidth'],
   order: values.order,

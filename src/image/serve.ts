@@ -3,7 +3,7 @@
 import { assertAtLeastZero, LIMITS } from '../limits.js'
 import { orderSpec } from '../order/orders.js'
 import { type Source, startSource } from '../source/start-source.js'
-import { YIELDING } from '../source/yielding.js'
+import { RECORDING_PATIENCE_MS, YIELDING } from '../source/yielding.js'
 import type { TlsConnectOptions } from '../tls/tunnel.js'
 import { createDemand, type DemandOptions, type DemandReport } from './demand.js'
 import { identityOf } from './identity.js'
@@ -15,7 +15,7 @@ export interface ServeOptions extends DemandOptions {
   readonly push?: boolean
   /** Pages that are not likely to be asked for are sent only when nobody has asked for one in this time, ms. Default 10. */
   readonly quietMs?: number
-  /** A guest that never ceases to ask holds them up for no longer than this, ms. Default 500. */
+  /** A guest that never ceases to ask holds them up for no longer than this, ms. Default 100, or 500 where they are recorded. */
   readonly patienceMs?: number
   /** What the VM's threads may wait for pages, ms in each second, all together: then pages that were not asked for go less often. */
   readonly stallMsPerSecond?: number
@@ -67,7 +67,6 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
     setupTimeoutMs = 10_000,
   } = options
   const {
-    patienceMs = YIELDING.patienceMs,
     recoverTimeMs = LIMITS.recoverMs,
     silenceTimeoutMs,
     preempt = false,
@@ -75,6 +74,9 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
     aroundPages,
     stallMsPerSecond,
   } = options
+  const { machine, memoryBytes, identity, configuration, ramSectionId, demand } = lookInto(path, options)
+  const { order, recorded, record } = demand
+  const { patienceMs = record === undefined ? YIELDING.patienceMs : RECORDING_PATIENCE_MS } = options
   if (stallMsPerSecond !== undefined) assertAtLeastZero({ stallMsPerSecond })
   if (silenceTimeoutMs !== undefined) assertAtLeastZero({ silenceTimeoutMs })
   assertAtLeastZero({
@@ -85,8 +87,6 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
     recoverTimeMs,
     recordMaxMs: options.recordMaxMs ?? 0,
   })
-  const { machine, memoryBytes, identity, configuration, ramSectionId, demand } = lookInto(path, options)
-  const { order, recorded, record } = demand
   const source = startSource<ServeThreadData>({
     thread: new URL('./serve-thread.js', import.meta.url),
     tls: options.tls,
