@@ -74,19 +74,19 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
     aroundPages,
     stallMsPerSecond,
   } = options
-  const { machine, memoryBytes, identity, configuration, ramSectionId, demand } = lookInto(path, options)
-  const { order, recorded, record } = demand
-  const { patienceMs = record === undefined ? YIELDING.patienceMs : RECORDING_PATIENCE_MS } = options
   if (stallMsPerSecond !== undefined) assertAtLeastZero({ stallMsPerSecond })
   if (silenceTimeoutMs !== undefined) assertAtLeastZero({ silenceTimeoutMs })
   assertAtLeastZero({
     quietMs,
-    patienceMs,
+    patienceMs: options.patienceMs ?? 0,
     maxBandwidth,
     setupTimeoutMs,
     recoverTimeMs,
     recordMaxMs: options.recordMaxMs ?? 0,
   })
+  const { machine, memoryBytes, identity, configuration, ramSectionId, demand } = lookInto(path, options)
+  const { order, recorded, record } = demand
+  const { patienceMs = record === undefined ? YIELDING.patienceMs : RECORDING_PATIENCE_MS } = options
   const source = startSource<ServeThreadData>({
     thread: new URL('./serve-thread.js', import.meta.url),
     tls: options.tls,

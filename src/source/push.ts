@@ -79,7 +79,7 @@ export function serveBehindTheEnd(o: Outgoing): void {
 function hearsNothing({ link }: Outgoing): boolean {
   const startMs = monotonicMs()
   link.pump(LAST_QUIET_MS)
-  return monotonicMs() - startMs >= LAST_QUIET_MS
+  return link.wokenMs() - startMs >= LAST_QUIET_MS
 }
 
 function endUrgent(o: Outgoing): void {
