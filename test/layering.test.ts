@@ -92,7 +92,11 @@ test('nobody imports from above or from beside', () => {
   assert.deepEqual(trespasses(), [])
 })
 
-const PACKAGES: Readonly<Record<string, string>> = { koffi: 'os/', v86: 'guest/', 'xxhash-wasm': 'image/' }
+const PACKAGES: Readonly<Record<string, string>> = {
+  koffi: 'os/',
+  v86: 'guest/',
+  '@node-rs/xxhash': 'image/',
+}
 
 test('foreign packages stay where they belong', () => {
   const outside = files.flatMap(({ path, packages }) =>

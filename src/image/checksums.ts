@@ -2,16 +2,16 @@
 // opened, written or verified. A page that is not present counts as zeros, whatever the file holds in its place.
 
 import { crc32 } from 'node:zlib'
-import xxhash from 'xxhash-wasm'
+import { xxh64 } from '@node-rs/xxhash'
 import { ImageError } from '../errors.js'
 import type { Bitmap } from '../ram/bitmap.js'
-import { RUN_PAGES, TARGET_PAGE_BYTES } from '../ram/block.js'
+import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import type { MappedRamBlock } from '../wire/mapped-ram.js'
 import { mappedRamBitmapBytes } from '../wire/mapped-ram.js'
 import { type OpenFile, readExactly } from './file.js'
 
-/** Half a word of the bitmap, and what goes together when it is sent. */
-export const CHUNK_PAGES = RUN_PAGES
+/** Half a word of the bitmap. */
+export const CHUNK_PAGES = 16
 export const CHUNK_BYTES = CHUNK_PAGES * TARGET_PAGE_BYTES
 const ALL_PAGES = 2 ** CHUNK_PAGES - 1
 
@@ -33,13 +33,11 @@ export function countChunks(present: Bitmap): number {
   return count
 }
 
-const { h64Raw } = await xxhash()
-
 /**
  * Checksum of a chunk whose absent pages are clear: the low half of its XXH64. A chunk that is served is checked while guests
  * wait, and this takes less than half the time of the CRC-32 that Node.js has.
  */
-export const checksumOfBytes = (bytes: Uint8Array): number => Number(BigInt.asUintN(32, h64Raw(bytes)))
+export const checksumOfBytes = (bytes: Uint8Array): number => Number(BigInt.asUintN(32, xxh64(bytes)))
 
 /** Checksum of a chunk. `bytes`: the chunk, or the shorter end of the block; pages that are not present are cleared in it. */
 export function chunkChecksum(bytes: Uint8Array, mask: number): number {

@@ -15,6 +15,7 @@ import type { Image, ImageBlock } from './image.js'
 const FORGET_BYTES = 256 * 2 ** 20
 /** A view cannot be much longer. */
 const VIEW_BYTES = 2 ** 30
+const EAGER_VIEWS = 16
 /** So many are read at once: what goes without being asked for seldom goes alone. */
 const AHEAD_CHUNKS_MIN = 4
 /** And so many at most, where one has long followed the other: 4 MiB. */
@@ -22,10 +23,13 @@ const AHEAD_CHUNKS_MAX = 64
 
 export interface ChunkMap {
   /**
-   * Where the chunk is, found right; 0: it lacks pages, or cannot be had here, or (`urgent`) was not found before.
-   * @throws ImageError when it is damaged
+   * How many chunks, of `most` from there on, are there and found right; 0: the first lacks pages, or cannot be had here, or
+   * (`urgent`) was not found before.
+   * @throws ImageError when one is damaged
    */
-  find(blockIndex: number, chunk: number, urgent: boolean): number
+  find(blockIndex: number, chunk: number, most: number, urgent: boolean): number
+  /** Where that one is. */
+  addressOf(blockIndex: number, chunk: number): number
   /**
    * The same for pages that are likely to be wanted, by their numbers among those of all blocks (`blocks`, in the image's order);
    * but reading all of them is only begun, and after `maxMs`, or behind one that is damaged, the rest is left to `find`, which says so.
@@ -44,15 +48,17 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
     for (const { address, length } of blocks) if (length > 0) discard(address, length)
   }
 
-  /** False: it cannot be read so. */
-  function take(blockIndex: number, chunk: number): boolean {
+  /** Takes those from `first` to `end`. False: they cannot be read so. */
+  function take(blockIndex: number, first: number, end: number): boolean {
     const block = blocks[blockIndex]!
     if (mappedBytes >= FORGET_BYTES) forget()
-    if (!populate(block.addressOf(chunk), CHUNK_BYTES)) return false
-    mappedBytes += CHUNK_BYTES
-    if (unchecked[blockIndex]!.get(chunk)) image.checkChunk(blockIndex, chunk, block.bytes(chunk))
-    unchecked[blockIndex]!.clear(chunk)
-    block.found.set(chunk)
+    if (!populate(block.addressOf(first), (end - first) * CHUNK_BYTES)) return false
+    mappedBytes += (end - first) * CHUNK_BYTES
+    for (let chunk = first; chunk < end; chunk++) {
+      if (unchecked[blockIndex]!.get(chunk)) image.checkChunk(blockIndex, chunk, block.bytes(chunk))
+      unchecked[blockIndex]!.clear(chunk)
+      block.found.set(chunk)
+    }
     return true
   }
 
@@ -69,19 +75,26 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
   }
 
   return {
-    find(blockIndex, chunk, urgent) {
+    find(blockIndex, chunk, most, urgent) {
       const block = blocks[blockIndex]!
-      if (block.found.get(chunk)) return block.addressOf(chunk)
-      if (urgent || !block.isWhole(chunk)) return 0
-      block.readAhead(chunk)
-      return take(blockIndex, chunk) ? block.addressOf(chunk) : 0
+      const { found } = block
+      const limit = Math.min(chunk + most, found.length)
+      if (chunk < limit && found.get(chunk)) return found.nextClear(chunk, limit) - chunk
+      if (urgent) return 0
+      let end = chunk
+      while (end < limit && block.isWhole(end) && !found.get(end)) end++
+      if (end === chunk) return 0
+      block.readAhead(chunk, end)
+      return take(blockIndex, chunk, end) ? end - chunk : 0
     },
+    addressOf: (blockIndex, chunk) => blocks[blockIndex]!.addressOf(chunk),
     prepare(pages, ramBlocks, maxMs) {
       const endMs = monotonicMs() + maxMs
       const places = [...chunksOf(pages, ramBlocks)]
       for (const { index, chunk } of places) willNeed(blocks[index]!.addressOf(chunk), CHUNK_BYTES)
       try {
-        for (const { index, chunk } of places) if (monotonicMs() > endMs || !take(index, chunk)) break
+        for (const { index, chunk } of places)
+          if (monotonicMs() > endMs || !take(index, chunk, chunk + 1)) break
       } catch (error) {
         if (!(error instanceof ImageError)) throw error
       }
@@ -103,7 +116,10 @@ function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {
   const bytes = chunks * CHUNK_BYTES
   const mapping = chunks === 0 ? undefined : mapFile(fd, bytes, { offset: pagesOffset, readOnly: true })
   const address = mapping?.address ?? 0
+  // Made before a guest waits: so much memory of a sudden makes V8 collect garbage for some milliseconds.
   const views: Uint8Array[] = []
+  for (let start = 0; start < bytes && views.length < EAGER_VIEWS; start += VIEW_BYTES)
+    views.push(viewOf(address + start, Math.min(VIEW_BYTES, bytes - start)))
   let next = 0
   let aheadEnd = 0
   let ahead = 0
@@ -112,12 +128,12 @@ function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {
    * The kernel's own way for a mapping reads around what is wanted, megabytes where the disk is set up so, and a guest waits
    * for them. So it is told: what is wanted, and the more beyond that, the longer one chunk has followed the other.
    */
-  function readAhead(chunk: number): void {
-    if (chunk !== next) {
+  function readAhead(first: number, behind: number): void {
+    if (first !== next) {
       ahead = 0
-      aheadEnd = chunk
+      aheadEnd = first
     }
-    next = chunk + 1
+    next = behind
     if (next + ahead / 2 <= aheadEnd) return
     ahead = Math.min(Math.max(AHEAD_CHUNKS_MIN, 2 * ahead), AHEAD_CHUNKS_MAX)
     const end = Math.min(chunks, Math.max(next, aheadEnd) + ahead - 1)

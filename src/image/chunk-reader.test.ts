@@ -97,7 +97,7 @@ test('a channel that is lost gives back what was read for it, however much that 
 test('a whole chunk stays where it is, and can be had for as long as anybody likes', (t) => {
   const { chunks } = setUp(t, 1)
   const first = { ...chunks.read(0, 3, 100, false) }
-  assert.deepEqual([first.pages, first.lasting], [13, true])
+  assert.deepEqual([first.pages, first.lasting], [100, true], 'and so are those behind it')
   for (let page = CHUNK_PAGES; page < 40 * CHUNK_PAGES; page++) {
     const { address, lasting } = chunks.read(0, page, 1, false)
     assert.ok(lasting)
@@ -105,6 +105,14 @@ test('a whole chunk stays where it is, and can be had for as long as anybody lik
     chunks.release(1, false)
   }
   assert.ok(viewOf(first.address, PAGE).every((byte) => byte === 1 + 3))
+})
+
+test('whole chunks that follow one another come together, up to one that is short, or was found before', (t) => {
+  const { chunks } = setUp(t, 1)
+  const from = (chunk: number): number => chunks.read(0, chunk * CHUNK_PAGES, 100, false).pages / CHUNK_PAGES
+  assert.equal(from(CHUNKS - 3), 2)
+  assert.equal(from(CHUNKS - 6), 3)
+  assert.equal(from(CHUNKS - 6), 5, 'all of them are found now')
 })
 
 test('one that somebody waits for is a copy, unless it was had before', (t) => {

@@ -64,10 +64,10 @@ export function createChunkReader(image: Image, verify: boolean): ChunkReader {
       const lane = urgent ? lanes.urgent : lanes.other
       const chunk = Math.floor(page / CHUNK_PAGES)
       const first = page % CHUNK_PAGES
-      const mapped = map.find(blockIndex, chunk, urgent)
-      const start = mapped === 0 ? copied(lane, blockIndex, chunk) : mapped
+      const mapped = map.find(blockIndex, chunk, Math.ceil((first + most) / CHUNK_PAGES), urgent)
+      const start = mapped === 0 ? copied(lane, blockIndex, chunk) : map.addressOf(blockIndex, chunk)
       extent.address = start + first * TARGET_PAGE_BYTES
-      extent.pages = Math.min(most, CHUNK_PAGES - first)
+      extent.pages = Math.min(most, Math.max(mapped, 1) * CHUNK_PAGES - first)
       extent.lasting = mapped !== 0
       lane.reading += extent.pages
       return extent

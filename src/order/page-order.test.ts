@@ -39,15 +39,15 @@ function setUp(
 
 test('a requested page wins, and the scan goes on behind it', () => {
   const { fill, order } = setUp(false)
-  fill(0, 0, 64)
+  fill(1, 0, 200)
   assert.ok(order.nextScanned())
-  assert.equal(order.pick.page, 0)
-  order.request(0, 40, 1)
+  assert.deepEqual([order.pick.page, order.pick.pages], [0, RUN_PAGES])
+  order.request(1, 140, 1)
   assert.ok(order.nextRequested())
-  assert.deepEqual({ ...order.pick }, { blockIndex: 0, page: 40, pages: 1, reason: 'requested' })
+  assert.deepEqual({ ...order.pick }, { blockIndex: 1, page: 140, pages: 1, reason: 'requested' })
   assert.equal(order.nextRequested(), false)
   assert.ok(order.nextScanned())
-  assert.equal(order.pick.page, 41)
+  assert.equal(order.pick.page, 141)
 })
 
 test('a request for a page that is not dirty is dropped', () => {
@@ -142,6 +142,7 @@ for (const name of ORDER_NAMES) {
           }
           drain(order.nextRequested, Number.POSITIVE_INFINITY)
           assert.equal(order.queued(), 0)
+          if (likely > 0) drain(order.nextBehind, 2)
           drain(order.nextLikely, likely)
           drain(order.nextScanned, scanned)
         }
@@ -188,6 +189,60 @@ test('fault-around: the group of the latest request goes first, and the end of a
   assert.deepEqual(picks(order.nextLikely, order), [...upTo(34, 40), 32, ...upTo(1, 16)])
 })
 
+test('fault-around: what may be wanted at once goes right behind the demanded page, once, and not again', () => {
+  const { fill, order } = setUp(false, 'fault-around')
+  fill(1, 0, 26)
+  fill(1, 28, 64)
+  order.request(1, 20, 1)
+  assert.equal(order.nextBehind(), false)
+  assert.deepEqual(picks(order.nextRequested, order), [20])
+  assert.deepEqual(picks(order.nextBehind, order), upTo(21, 26), 'up to a gap')
+  assert.equal(order.pick.reason, 'likely')
+  assert.deepEqual(picks(order.nextLikely, order), [...upTo(28, 32), ...upTo(16, 20)])
+  order.request(1, 47, 1)
+  assert.deepEqual(picks(order.nextRequested, order), [47])
+  assert.equal(order.nextBehind(), false, 'that was the last of its group')
+})
+
+test('where a demanded page comes alone, nothing goes behind it', () => {
+  for (const name of ['linear', 'bubbling', 'recorded'] as const) {
+    const { fill, order } = setUp(false, name, Uint32Array.of(3))
+    fill(0, 0, 64)
+    order.request(0, 20, 1)
+    assert.ok(order.nextRequested())
+    assert.equal(order.nextBehind(), false)
+  }
+})
+
+test('fault-around: who goes through memory is brought twice as much each time, up to a bound; others are not', () => {
+  const { fill, order } = setUp(false, 'fault-around')
+  fill(1, 0, 1024)
+  const brought = (page: number): number => {
+    order.request(1, page, 1)
+    assert.ok(order.nextRequested())
+    return 1 + picks(order.nextLikely, order).length
+  }
+  assert.equal(brought(0), 16)
+  assert.equal(brought(800), 16, 'far from there: another way')
+  assert.equal(brought(16), 32, 'the first goes on')
+  assert.equal(brought(48 + 20), 64 - 16 + 16, 'and on, though a group was left out')
+  assert.equal(brought(128), 128)
+  assert.equal(brought(256), 256)
+  assert.equal(brought(816), 32, 'the other one goes on as well')
+  assert.equal(brought(512), 256, 'that is the bound')
+})
+
+test('fault-around: a page that was to come and is asked for brings the rest of what was to come', () => {
+  const { fill, order } = setUp(false, 'fault-around')
+  fill(1, 0, 1024)
+  for (const page of [0, 16, 100]) order.request(1, page, 1) // the second brings those up to 47
+  assert.deepEqual(picks(order.nextRequested, order), [0, 16, 100])
+  assert.deepEqual(picks(order.nextLikely, order, 11), upTo(101, 112), 'of another way')
+  order.request(1, 32, 1)
+  assert.deepEqual(picks(order.nextRequested, order), [32])
+  assert.deepEqual(picks(order.nextLikely, order, 15), upTo(33, 48))
+})
+
 test('bubbling goes outward, both ways, from each request by turns', () => {
   const { fill, order } = setUp(false, 'bubbling')
   fill(1, 0, 1024)
@@ -195,11 +250,11 @@ test('bubbling goes outward, both ways, from each request by turns', () => {
   order.request(1, 800, 1)
   assert.deepEqual(picks(order.nextRequested, order), [100, 800])
   assert.equal(order.nextLikely(), false)
-  const order16 = picks(order.nextScanned, order, 40)
-  assert.deepEqual(order16.slice(0, 15), upTo(801, 816), 'up from the latest')
-  assert.deepEqual(order16.slice(15, 31), upTo(784, 800), 'down from there, a turn of 16 pages')
+  const first = picks(order.nextScanned, order, 63)
+  assert.deepEqual(first.slice(0, 31), upTo(801, 832), 'up from the latest, to the end of the run')
+  assert.deepEqual(first.slice(31), upTo(768, 800), 'down from there, to its start')
   const rest = picks(order.nextScanned, order)
-  assert.equal(rest.length, 1024 - 2 - order16.length)
+  assert.equal(rest.length, 1024 - 2 - first.length)
   const far = rest.indexOf(1023)
   assert.ok(rest.indexOf(120) < far && rest.indexOf(90) < far, 'the older one has its turns')
 })
@@ -214,13 +269,15 @@ test('recorded pages go in their order, zero ones, too; what was sent is left ou
 })
 
 test('recorded pages that are adjacent go together, up to one that has gone, or the end of a run', () => {
-  const { fill, order } = setUp(false, 'recorded', Uint32Array.of(...upTo(10, 30), 40, 42, 41))
-  fill(0, 0, 64)
-  order.request(0, 20, 1)
-  assert.deepEqual(picks(order.nextRequested, order), [20])
+  const inB = (start: number, end: number) => upTo(64 + start, 64 + end)
+  const list = [...inB(50, 80), ...inB(90, 91), ...inB(92, 93), ...inB(91, 92)]
+  const { fill, order } = setUp(false, 'recorded', Uint32Array.from(list))
+  fill(1, 0, 1024)
+  order.request(1, 70, 1)
+  assert.deepEqual(picks(order.nextRequested, order), [70])
   const runs: string[] = []
   while (order.nextLikely()) runs.push(`${order.pick.page}+${order.pick.pages}`)
-  assert.deepEqual(runs, ['10+6', '16+4', '21+9', '40+3'])
+  assert.deepEqual(runs, ['50+14', '64+6', '71+9', '90+3'])
 })
 
 test('recorded and around: only what the record lacks brings its neighbours', () => {

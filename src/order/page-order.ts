@@ -10,8 +10,8 @@ import { trace, tracing } from '../trace.js'
 import { createBubblingScan } from './bubbling.js'
 import { createLinearScan } from './linear.js'
 import { createNeighbours } from './neighbours.js'
-import type { OrderSpec } from './orders.js'
-import type { Place } from './place.js'
+import { BEHIND_PAGES, type OrderSpec } from './orders.js'
+import { type Place, runFrom } from './place.js'
 import { createRecordedPages } from './recorded.js'
 import { createRequests } from './requests.js'
 
@@ -34,6 +34,11 @@ export interface PageOrder {
   queued(): number
   /** Next requested page that is still dirty, or may go once more, into `pick`. False when there is none. */
   nextRequested(): boolean
+  /**
+   * Pages right behind the last requested one, into `pick`, where it brings its neighbours: the guest may want these in
+   * microseconds. Once for a request; false when there are none.
+   */
+  nextBehind(): boolean
   /** Next pages that are likely to be asked for, into `pick`: recorded, or near to a requested one. False when there are none. */
   nextLikely(): boolean
   /** True when there are any. */
@@ -76,6 +81,9 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
   // Zero pages, too: to name one costs a few bytes, and a guest that wants one wants the next ones as well.
   const neighbours = spec.aroundPages > 1 ? createNeighbours(dirty, spec.aroundPages) : undefined
 
+  // What may go right behind the last requested page; of one object, too.
+  const behind = { blockIndex: 0, page: 0, end: 0 }
+
   /** Takes the pages where `pick` is. */
   function take(reason: PickReason): true {
     const { blockIndex, page } = pick
@@ -95,8 +103,11 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
     const { blockIndex, page, pages } = pick
     scan.asked(blockIndex, page, page + pages)
     // The neighbours that a recorded page needs have been recorded, too.
-    if (neighbours !== undefined && recorded?.has(blocks[blockIndex]!, page) !== true)
-      neighbours.add(blockIndex, page, page + pages)
+    if (neighbours === undefined || recorded?.has(blocks[blockIndex]!, page) === true) return
+    neighbours.add(blockIndex, page, page + pages)
+    behind.blockIndex = blockIndex
+    behind.page = page + pages
+    behind.end = Math.min(page - (page % BEHIND_PAGES) + BEHIND_PAGES, dirty[blockIndex]!.length)
   }
 
   const seekLikely = (): boolean => neighbours?.seek(pick) === true || recorded?.seek(pick) === true
@@ -122,6 +133,16 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
         }
       }
       return false
+    },
+    nextBehind() {
+      const { blockIndex, page, end } = behind
+      const first = page < end ? dirty[blockIndex]!.nextSet(page, end) : -1
+      behind.end = 0
+      if (first < 0) return false
+      pick.blockIndex = blockIndex
+      pick.page = first
+      pick.pages = runFrom(dirty[blockIndex]!, first, end)
+      return take('likely')
     },
     nextLikely: () => seekLikely() && take('likely'),
     anyLikely: seekLikely,

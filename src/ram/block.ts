@@ -5,8 +5,8 @@ import { LIMITS } from '../limits.js'
 
 /** x86's page, and the unit of the wire. */
 export const TARGET_PAGE_BYTES = 4096
-/** Target pages that go together where all of them are to go: an aligned group, for which an image has one checksum. */
-export const RUN_PAGES = 16
+/** Target pages that go together where all of them are to go: an aligned group. */
+export const RUN_PAGES = 64
 
 export interface RamBlock {
   /** Position in the list; the number by which threads speak of the block. */

@@ -21,11 +21,13 @@ export interface Shape {
   readonly recoverTimeMs?: number
   /** With a connection of their own for requested pages. */
   readonly preempt?: boolean
+  /** Where a page is that holds something. */
+  readonly read?: Origin['read']
 }
 
 export function postcopyMigration(
   t: TestContext,
-  { pushZeroPages = true, recoverTimeMs = 5000, preempt = false }: Shape = {},
+  { pushZeroPages = true, recoverTimeMs = 5000, preempt = false, read }: Shape = {},
 ) {
   const ram = mapAnonymous(PAGES * 4096)
   const [near, far] = socketPair()
@@ -44,7 +46,7 @@ export function postcopyMigration(
       ...{ push: { on: true, quietMs: 0, patienceMs: 0 }, recoverTimeMs, silenceTimeoutMs: undefined },
     },
     blocks: numberBlocks([{ name: 'a', length: PAGES * 4096, pageSize: 4096, address: ram.address }]),
-    origin: { pushZeroPages, release() {} } as unknown as Origin,
+    origin: { pushZeroPages, read, release() {} } as unknown as Origin,
     status,
     stats: createStats(SOURCE_STATS, new SharedArrayBuffer(statsBytes(SOURCE_STATS))),
     silenceMs: 1000,

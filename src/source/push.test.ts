@@ -5,6 +5,7 @@ import { type TestContext, test } from 'node:test'
 import { ChannelError } from '../errors.js'
 import { AGAIN, sendAll, tryRead } from '../os/channel.js'
 import { nativeBuffer } from '../os/memory.js'
+import { RUN_PAGES } from '../ram/block.js'
 import { encodeReturnMessage, type ReturnMessage } from '../wire/messages.js'
 import { RAM_END } from '../wire/ram-stream.js'
 import { PAGES, postcopyMigration, type Shape } from './outgoing.fixture.js'
@@ -46,6 +47,27 @@ function pushed(t: TestContext, shape: Shape = {}) {
     },
   }
 }
+
+test('a page that is asked for does not wait for the end of a chunk', options, (t) => {
+  const reads: number[] = []
+  const { outgoing, far, urgentFar } = postcopyMigration(t, {
+    preempt: true,
+    read({ address }, page, pages) {
+      reads.push(page)
+      if (page === RUN_PAGES) throw new Error('enough')
+      if (page === 0) sendAll(far, encodeReturnMessage(askFor(PAGES - 1)))
+      return { address: address + page * 4096, pages, lasting: false }
+    },
+  })
+  outgoing.populated[0]!.setRange(0, PAGES)
+  outgoing.dirty[0]!.setRange(0, PAGES)
+  Object.assign(outgoing.window, { room: () => 2 ** 20 })
+  assert.throws(() => pushRemaining(outgoing), { message: 'enough' })
+  assert.deepEqual(reads, [0, PAGES - 1, RUN_PAGES])
+  const { address, length, bytes } = nativeBuffer(8192)
+  assert.equal(tryRead(urgentFar, address, length), 8 + 2 + 4096, 'on the connection for it')
+  assert.equal(Buffer.from(bytes).readBigUInt64BE() >> 12n, BigInt(PAGES - 1))
+})
 
 test('behind the end of the stream zero pages are served until it has been taken in', options, (t) => {
   const { o, say, arrived } = pushed(t)

@@ -12,6 +12,9 @@ import { sendPick, serveBeside, serveRequests } from './send-pages.js'
 
 const LIKELY_BYTES = LIKELY_CHUNK_PAGES * TARGET_PAGE_BYTES
 
+/** In a chunk it is looked after so much whether somebody asks for a page: to put a whole one together takes longer than a fault. */
+const LOOK_BYTES = 64 * 1024
+
 const ping = createPing()
 
 /** Returns when every page has gone out and the stream is ended. */
@@ -124,7 +127,14 @@ export function serveOnDemand(o: Outgoing, recovers: boolean): void {
 /** The next pages: `room` bytes, and what is left of the last run. Returns the bytes. */
 function pushChunk(o: Outgoing, room: number, next: () => boolean): number {
   const start = o.sender.bytes()
-  while (o.sender.bytes() - start < room && next()) sendPick(o)
+  let looked = start
+  while (o.sender.bytes() - start < room && next()) {
+    sendPick(o)
+    if (o.sender.bytes() - looked < LOOK_BYTES) continue
+    looked = o.sender.bytes()
+    o.link.pump(0)
+    serveRequests(o)
+  }
   return o.sender.bytes() - start
 }
 

@@ -18,6 +18,9 @@ import { createStaging, STAGING_BYTES } from './staging.js'
 /** Word, name and fill byte of the longest header. */
 const HEADER_BYTES_MAX = 8 + 1 + 255 + 1
 const SHORT_BYTES_MAX = 32
+/** All of the header of a page whose block was named before. */
+const WORD_BYTES = 8
+const CONTINUED_PAGE = RAM_FLAGS.PAGE | RAM_FLAGS.CONTINUE
 const IOVEC_BYTES = 16
 const IOVECS = LIMITS.sendPairsMax * 2
 /** Fewer pages are copied sooner than passed on by reference. */
@@ -192,6 +195,38 @@ export function createSender(
     bytes += staged - before
   }
 
+  /** Pages with a short header that fit into what is left of the iovec, whatever else is to go before it is flushed. */
+  function moreFit(): number {
+    const stageLeft = staging.start() + STAGING_BYTES - HEADER_BYTES_MAX - staged
+    return Math.max(0, Math.floor(Math.min((IOVECS - 3 - count) / 2, stageLeft / WORD_BYTES)))
+  }
+
+  /** Pages behind the last one, for which there is room. By far most pages go this way: one loop, on numbers of its own. */
+  function pairs(page: number, pages: number, address: number): void {
+    let at = count * 4
+    let header = staged
+    let offset = page * TARGET_PAGE_BYTES
+    for (let from = address; from < address + pages * TARGET_PAGE_BYTES; from += TARGET_PAGE_BYTES) {
+      writeRamWord(stageView, header, offset, CONTINUED_PAGE)
+      const word = staging.address + header
+      iovec[at] = word
+      iovec[at + 1] = Math.floor(word / 0x1_0000_0000)
+      iovec[at + 2] = WORD_BYTES
+      iovec[at + 3] = 0
+      iovec[at + 4] = from
+      iovec[at + 5] = Math.floor(from / 0x1_0000_0000)
+      iovec[at + 6] = TARGET_PAGE_BYTES
+      iovec[at + 7] = 0
+      at += 8
+      header += WORD_BYTES
+      offset += TARGET_PAGE_BYTES
+    }
+    count += 2 * pages
+    bytes += pages * WORD_BYTES
+    staged = header
+    segment = header
+  }
+
   function nameOf(block: RamBlock): Uint8Array {
     let name = names.get(block)
     if (name === undefined) {
@@ -213,15 +248,18 @@ export function createSender(
       closeSection()
       append(record)
     },
-    pages(block, page, count, address, lasting) {
-      for (let i = 0; i < count; i++) {
+    pages(block, page, pages, address, lasting) {
+      for (let i = 0; i < pages; ) {
         header(block, page + i, RAM_FLAGS.PAGE)
         closeSegment()
         entry(address + i * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
-        named++
+        const more = Math.min(pages - i - 1, moreFit())
+        pairs(page + i + 1, more, address + (i + 1) * TARGET_PAGE_BYTES)
+        named += 1 + more
         if (!lasting) changing = true
+        i += 1 + more
       }
-      bytes += count * TARGET_PAGE_BYTES
+      bytes += pages * TARGET_PAGE_BYTES
     },
     zeroPage(block, page) {
       header(block, page, RAM_FLAGS.ZERO)
