@@ -1,6 +1,6 @@
 // Fault-around: a page that was asked for brings the others of its aligned group. It goes first and alone; these go behind
 // it, those of the latest request first, for what a guest wants next is near to what it has just wanted. A guest that goes
-// through memory, and asks for one group after the other, is brought more and more at once. Pure; source thread.
+// through memory, up or down, and asks for one group after the other, is brought more and more at once. Pure; source thread.
 
 import type { Bitmap } from '../ram/bitmap.js'
 import { type Finder, runFrom } from './place.js'
@@ -8,7 +8,7 @@ import { type Finder, runFrom } from './place.js'
 /** Spans that wait; of more, the oldest are left to the scan. */
 const SPANS = 64
 /** Ways through memory that are followed at once. */
-const STREAMS = 8
+const WAYS = 8
 /** What one page brings at most, in groups. */
 const GROUPS_MAX = 16
 
@@ -24,11 +24,11 @@ export function createNeighbours(pages: readonly Bitmap[], groupPages: number): 
   let top = 0
   let depth = 0
   // A ring: block, start and end of what the last page of each way has brought.
-  const streams = new Uint32Array(STREAMS * 3)
+  const ways = new Uint32Array(WAYS * 3)
   let newest = 0
 
   function push(blockIndex: number, from: number, end: number): void {
-    if (from >= end) return
+    if (from >= end || pages[blockIndex]!.nextSet(from, end) < 0) return
     top = (top + 1) % SPANS
     depth = Math.min(depth + 1, SPANS)
     spans[top * 3] = blockIndex
@@ -37,34 +37,44 @@ export function createNeighbours(pages: readonly Bitmap[], groupPages: number): 
   }
 
   /**
-   * Where that ends which a page of the group at `start` brings: as with the kernel's read-ahead, it is twice as much as
-   * before where that has been used up, and what lies behind it is asked for.
+   * The way that a page of the group at `start` belongs to, its index in `ways`, with what that page brings: as with the
+   * kernel's read-ahead, twice as much as before where that has been used up and what lies next to it is asked for.
    */
-  function reach(blockIndex: number, start: number): number {
+  function wayOf(blockIndex: number, start: number): number {
     const { length } = pages[blockIndex]!
-    for (let i = 0; i < STREAMS; i++) {
-      const at = i * 3
-      const before = streams[at + 2]! - streams[at + 1]!
-      if (before === 0 || streams[at] !== blockIndex || start < streams[at + 1]!) continue
-      if (start >= streams[at + 2]! + before) continue
-      if (start < streams[at + 2]!) return streams[at + 2]! // it has not come yet: now it goes first
-      streams[at + 1] = start
-      streams[at + 2] = Math.min(start + Math.min(2 * before, GROUPS_MAX * groupPages), length)
-      return streams[at + 2]!
+    for (let at = 0; at < ways.length; at += 3) {
+      const from = ways[at + 1]!
+      const end = ways[at + 2]!
+      if (from === end || ways[at] !== blockIndex) continue
+      const next = Math.min(2 * (end - from), GROUPS_MAX * groupPages)
+      if (start >= from && start < end) return at // it has not come yet: now it goes first
+      if (start >= end && start < 2 * end - from) {
+        ways[at + 1] = start
+        ways[at + 2] = Math.min(start + next, length)
+        return at
+      }
+      if (start < from && start >= 2 * from - end) {
+        ways[at + 2] = Math.min(start + groupPages, length)
+        ways[at + 1] = Math.max(0, start + groupPages - next)
+        return at
+      }
     }
-    newest = (newest + 1) % STREAMS
-    streams[newest * 3] = blockIndex
-    streams[newest * 3 + 1] = start
-    streams[newest * 3 + 2] = Math.min(start + groupPages, length)
-    return streams[newest * 3 + 2]!
+    newest = (newest + 3) % ways.length
+    ways[newest] = blockIndex
+    ways[newest + 1] = start
+    ways[newest + 2] = Math.min(start + groupPages, length)
+    return newest
   }
 
   return {
     add(blockIndex, page, end) {
       const start = page - (page % groupPages)
-      const last = reach(blockIndex, start)
+      const way = wayOf(blockIndex, start)
+      // Last in, first out: what is nearest comes last.
+      for (let group = ways[way + 1]!; group < start; group += groupPages)
+        push(blockIndex, group, group + groupPages)
       push(blockIndex, start, page)
-      push(blockIndex, end, last)
+      push(blockIndex, end, ways[way + 2]!)
     },
     seek(place) {
       for (; depth > 0; depth--, top = (top + SPANS - 1) % SPANS) {

@@ -58,10 +58,10 @@ export const LIVE_ORDER_CHOICES: readonly LiveOrderChoice[] = ORDER_CHOICES.filt
 /** Pages in a group unless the user says otherwise: 256 KiB. */
 export const AROUND_PAGES = 64
 
-/** What goes right behind a requested page ends with an aligned group of so many: the next request waits for all of it. */
-export const BEHIND_PAGES = 16
-/** And nothing does on a link that holds less than this at once: there that would be long. */
-export const BEHIND_WINDOW_BYTES_MIN = 256 * 1024
+/** Along with a requested page go the others of its aligned group of so many: the next request waits for all of them. */
+export const NEAR_PAGES = 16
+/** And none does on a link that holds less than this at once: there that would be long. */
+export const NEAR_WINDOW_BYTES_MIN = 256 * 1024
 
 /**
  * What is likely goes in chunks of at least so many pages, even where the window is small: in parts it comes too late. A busy

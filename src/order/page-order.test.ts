@@ -142,7 +142,7 @@ for (const name of ORDER_NAMES) {
           }
           drain(order.nextRequested, Number.POSITIVE_INFINITY)
           assert.equal(order.queued(), 0)
-          if (likely > 0) drain(order.nextBehind, 2)
+          if (likely > 0) drain(order.nextNear, Number.POSITIVE_INFINITY)
           drain(order.nextLikely, likely)
           drain(order.nextScanned, scanned)
         }
@@ -189,28 +189,30 @@ test('fault-around: the group of the latest request goes first, and the end of a
   assert.deepEqual(picks(order.nextLikely, order), [...upTo(34, 40), 32, ...upTo(1, 16)])
 })
 
-test('fault-around: what may be wanted at once goes right behind the demanded page, once, and not again', () => {
+test('fault-around: what may be wanted at once goes along with the demanded page, once, and not again', () => {
   const { fill, order } = setUp(false, 'fault-around')
   fill(1, 0, 26)
   fill(1, 28, 64)
   order.request(1, 20, 1)
-  assert.equal(order.nextBehind(), false)
+  assert.equal(order.nextNear(), false)
   assert.deepEqual(picks(order.nextRequested, order), [20])
-  assert.deepEqual(picks(order.nextBehind, order), upTo(21, 26), 'up to a gap')
+  assert.deepEqual(picks(order.nextNear, order), [...upTo(21, 26), ...upTo(28, 32), ...upTo(16, 20)])
   assert.equal(order.pick.reason, 'likely')
-  assert.deepEqual(picks(order.nextLikely, order), [...upTo(28, 32), ...upTo(16, 20)])
+  assert.equal(order.nextLikely(), false)
+  fill(1, 16, 32)
+  assert.equal(order.nextNear(), false)
   order.request(1, 47, 1)
   assert.deepEqual(picks(order.nextRequested, order), [47])
-  assert.equal(order.nextBehind(), false, 'that was the last of its group')
+  assert.deepEqual(picks(order.nextNear, order), upTo(32, 47))
 })
 
-test('where a demanded page comes alone, nothing goes behind it', () => {
+test('where a demanded page comes alone, nothing goes along with it', () => {
   for (const name of ['linear', 'bubbling', 'recorded'] as const) {
     const { fill, order } = setUp(false, name, Uint32Array.of(3))
     fill(0, 0, 64)
     order.request(0, 20, 1)
     assert.ok(order.nextRequested())
-    assert.equal(order.nextBehind(), false)
+    assert.equal(order.nextNear(), false)
   }
 })
 
@@ -230,6 +232,24 @@ test('fault-around: who goes through memory is brought twice as much each time, 
   assert.equal(brought(256), 256)
   assert.equal(brought(816), 32, 'the other one goes on as well')
   assert.equal(brought(512), 256, 'that is the bound')
+})
+
+test('fault-around: who goes down through memory is followed as well, what is nearest first', () => {
+  const { fill, order } = setUp(false, 'fault-around')
+  fill(1, 0, 1024)
+  const brought = (page: number): number[] => {
+    order.request(1, page, 1)
+    assert.ok(order.nextRequested())
+    return picks(order.nextLikely, order)
+  }
+  assert.deepEqual(brought(511), upTo(496, 511))
+  assert.deepEqual(brought(495), [...upTo(480, 495), ...upTo(464, 480)])
+  assert.deepEqual(brought(450), [
+    ...[...upTo(451, 464), ...upTo(448, 450), ...upTo(432, 448)],
+    ...[...upTo(416, 432), ...upTo(400, 416)],
+  ])
+  assert.equal(brought(30).length, 31 - 16, 'far from there: another way')
+  assert.equal(brought(3).length, 15, 'down to the first page')
 })
 
 test('fault-around: a page that was to come and is asked for brings the rest of what was to come', () => {

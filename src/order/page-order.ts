@@ -10,7 +10,7 @@ import { trace, tracing } from '../trace.js'
 import { createBubblingScan } from './bubbling.js'
 import { createLinearScan } from './linear.js'
 import { createNeighbours } from './neighbours.js'
-import { BEHIND_PAGES, type OrderSpec } from './orders.js'
+import { NEAR_PAGES, type OrderSpec } from './orders.js'
 import { type Place, runFrom } from './place.js'
 import { createRecordedPages } from './recorded.js'
 import { createRequests } from './requests.js'
@@ -35,10 +35,10 @@ export interface PageOrder {
   /** Next requested page that is still dirty, or may go once more, into `pick`. False when there is none. */
   nextRequested(): boolean
   /**
-   * Pages right behind the last requested one, into `pick`, where it brings its neighbours: the guest may want these in
-   * microseconds. Once for a request; false when there are none.
+   * Pages next to the last requested one, into `pick`, where it brings its neighbours: the guest may want these in
+   * microseconds, those behind it first. False when there are no more.
    */
-  nextBehind(): boolean
+  nextNear(): boolean
   /** Next pages that are likely to be asked for, into `pick`: recorded, or near to a requested one. False when there are none. */
   nextLikely(): boolean
   /** True when there are any. */
@@ -81,8 +81,8 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
   // Zero pages, too: to name one costs a few bytes, and a guest that wants one wants the next ones as well.
   const neighbours = spec.aroundPages > 1 ? createNeighbours(dirty, spec.aroundPages) : undefined
 
-  // What may go right behind the last requested page; of one object, too.
-  const behind = { blockIndex: 0, page: 0, end: 0 }
+  // What may go along with the last requested page: from there to `end`, then from `start` to `page`. Of one object, too.
+  const near = { blockIndex: 0, from: 0, end: 0, start: 0, page: 0 }
 
   /** Takes the pages where `pick` is. */
   function take(reason: PickReason): true {
@@ -105,9 +105,29 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
     // The neighbours that a recorded page needs have been recorded, too.
     if (neighbours === undefined || recorded?.has(blocks[blockIndex]!, page) === true) return
     neighbours.add(blockIndex, page, page + pages)
-    behind.blockIndex = blockIndex
-    behind.page = page + pages
-    behind.end = Math.min(page - (page % BEHIND_PAGES) + BEHIND_PAGES, dirty[blockIndex]!.length)
+    near.blockIndex = blockIndex
+    near.start = page - (page % NEAR_PAGES)
+    near.end = Math.min(near.start + NEAR_PAGES, dirty[blockIndex]!.length)
+    near.from = page + pages
+    near.page = page
+  }
+
+  function seekNear(): boolean {
+    const bitmap = dirty[near.blockIndex]!
+    for (;;) {
+      const page = near.from < near.end ? bitmap.nextSet(near.from, near.end) : -1
+      if (page >= 0) {
+        pick.blockIndex = near.blockIndex
+        pick.page = page
+        pick.pages = runFrom(bitmap, page, near.end)
+        near.from = page + pick.pages
+        return true
+      }
+      if (near.start === near.page) return false
+      near.from = near.start
+      near.end = near.page
+      near.start = near.page
+    }
   }
 
   const seekLikely = (): boolean => neighbours?.seek(pick) === true || recorded?.seek(pick) === true
@@ -134,16 +154,7 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
       }
       return false
     },
-    nextBehind() {
-      const { blockIndex, page, end } = behind
-      const first = page < end ? dirty[blockIndex]!.nextSet(page, end) : -1
-      behind.end = 0
-      if (first < 0) return false
-      pick.blockIndex = blockIndex
-      pick.page = first
-      pick.pages = runFrom(dirty[blockIndex]!, first, end)
-      return take('likely')
-    },
+    nextNear: () => seekNear() && take('likely'),
     nextLikely: () => seekLikely() && take('likely'),
     anyLikely: seekLikely,
     nextScanned: () => scan.seek(pick) && take('scanned'),

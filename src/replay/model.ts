@@ -5,12 +5,7 @@
 // when the trace was taken. A page that is there costs nothing. One that is not stops it: the request takes its way, waits
 // behind what is on the link, and the page comes back. The link is a queue with one rate, which is that of its slowest part.
 
-import {
-  BEHIND_WINDOW_BYTES_MIN,
-  LIKELY_CHUNK_PAGES,
-  LIKELY_HOLD_MS,
-  type OrderSpec,
-} from '../order/orders.js'
+import { LIKELY_CHUNK_PAGES, LIKELY_HOLD_MS, NEAR_WINDOW_BYTES_MIN, type OrderSpec } from '../order/orders.js'
 import { createPageOrder } from '../order/page-order.js'
 import type { WorkingSet } from '../order/working-set.js'
 import { type Bitmap, createBitmap, merge } from '../ram/bitmap.js'
@@ -186,7 +181,7 @@ function createModelSource(trace: Trace, conditions: Conditions): ModelSource {
       yielding.noteRequest(heardUs / 1000)
       order.request(index, page - firstPage, 1)
       if (order.nextRequested()) send()
-      if (window.windowBytes() >= BEHIND_WINDOW_BYTES_MIN && order.nextBehind()) send()
+      if (window.windowBytes() >= NEAR_WINDOW_BYTES_MIN) while (order.nextNear()) send()
       return thereUs.get(page)!
     },
     drain() {

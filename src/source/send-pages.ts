@@ -1,6 +1,6 @@
 // Pages go into the senders: those that the order has picked, and all that are asked for. Source thread.
 
-import { BEHIND_WINDOW_BYTES_MIN } from '../order/orders.js'
+import { NEAR_WINDOW_BYTES_MIN } from '../order/orders.js'
 import { monotonicUs } from '../os/clock.js'
 import type { Extent } from './origin.js'
 import type { Outgoing } from './outgoing.js'
@@ -55,7 +55,7 @@ export function serveRequests(o: Outgoing): void {
     sendPick(o, o.sender, true)
     twice = true
   }
-  if (mayGoBehind(o) && o.order.nextBehind()) sendPick(o, o.urgent)
+  if (mayGoAlong(o)) while (o.order.nextNear()) sendPick(o, o.urgent)
   o.urgent.closeSection()
   o.urgent.flush()
   o.stall?.waited((o.stats.pagesRequested - before) * waitMs(o))
@@ -72,8 +72,8 @@ export function serveBeside(o: Outgoing): void {
 }
 
 /** Nobody asked for it, but it would be late in the next chunk. */
-const mayGoBehind = ({ pacer, link, window }: Outgoing): boolean =>
-  window.windowBytes() >= BEHIND_WINDOW_BYTES_MIN && pacer.waitMs(link.wokenMs()) === 0
+const mayGoAlong = ({ pacer, link, window }: Outgoing): boolean =>
+  window.windowBytes() >= NEAR_WINDOW_BYTES_MIN && pacer.waitMs(link.wokenMs()) === 0
 
 /** How long somebody waits for a page that was asked for when `pump` woke up, and is sent now. */
 const waitMs = (o: Outgoing): number =>
