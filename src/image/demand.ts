@@ -51,6 +51,8 @@ export interface Demand {
   readonly order: OrderName
   readonly recorded: Uint32Array | undefined
   readonly record: RecordLimits | undefined
+  /** What is noted is for later runs, which live by it: it is to be complete. */
+  readonly keeps: boolean
   /** The VM has settled. */
   take(record: DemandRecord): void
   report(): DemandReport
@@ -82,6 +84,7 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
     order,
     recorded: known?.pages,
     record: wanted === false ? undefined : { settleMs: LIMITS.recordSettleMs, maxMs: recordMaxMs },
+    keeps: keep,
     take(record) {
       const seen = { record, order: how, keep } as const
       const described = describeRun(seen)

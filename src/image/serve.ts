@@ -86,7 +86,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
   })
   const { machine, memoryBytes, identity, configuration, ramSectionId, demand } = lookInto(path, options)
   const { order, recorded, record } = demand
-  const { patienceMs = record === undefined ? YIELDING.patienceMs : RECORDING_PATIENCE_MS } = options
+  const { patienceMs = demand.keeps ? RECORDING_PATIENCE_MS : YIELDING.patienceMs } = options
   const source = startSource<ServeThreadData>({
     thread: new URL('./serve-thread.js', import.meta.url),
     tls: options.tls,

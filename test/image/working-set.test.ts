@@ -103,6 +103,17 @@ test('an order that hides what is wanted does not make the first record by itsel
   assert.deepEqual([...demand().recorded!], [1])
 })
 
+test('a record is to be complete only where it is kept: the push need not be patient in other runs', async (t) => {
+  const { demand } = await setUp(t)
+  const first = demand()
+  assert.ok(first.keeps)
+  assert.equal(demand({ record: false }).keeps, false)
+  assert.equal(demand({ order: 'fault-around' }).keeps, false)
+  first.take(recordOf([7, 3, 900]))
+  assert.equal(demand().keeps, false, 'there is one')
+  assert.ok(demand({ record: true }).keeps, 'unless more is wanted')
+})
+
 test('a run that was cut short is added to, until one has settled', async (t) => {
   const { demand } = await setUp(t)
   demand().take(recordOf([1, 2], { settled: false }))
