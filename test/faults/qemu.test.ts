@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { GuestError } from '../../src/errors.js'
+import { ChannelError, GuestError } from '../../src/errors.js'
 import { checkRam, romRange } from '../../src/guest/rom.js'
 import type { Qemu } from '../../src/qemu/launch.js'
 import { waitForMigration } from '../../src/qemu/migration.js'
@@ -32,7 +32,7 @@ async function pauses({ qmp }: Qemu): Promise<boolean> {
     await waitForMigration(qmp, ['postcopy-paused'])
     return true
   } catch (error) {
-    if (error instanceof GuestError) return false
+    if (error instanceof GuestError || error instanceof ChannelError) return false // failed, or never paused
     throw error
   }
 }
@@ -92,7 +92,10 @@ async function tryToMove(
   await source.qmp.execute('migrate-start-postcopy')
   for (const cut of plan.keys()) {
     await proxy.happened(cut + 1)
-    if (!(await pauses(source))) return undefined
+    if (!(await pauses(source))) {
+      await Promise.all([source.kill(), destination.kill(), proxy.close()])
+      return undefined
+    }
     await recover({ source, destination, proxy }, cut + 1, (next) => {
       uri = next
     })
