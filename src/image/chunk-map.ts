@@ -116,10 +116,13 @@ function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {
   const bytes = chunks * CHUNK_BYTES
   const mapping = chunks === 0 ? undefined : mapFile(fd, bytes, { offset: pagesOffset, readOnly: true })
   const address = mapping?.address ?? 0
-  // Made before a guest waits: so much memory of a sudden makes V8 collect garbage for some milliseconds.
   const views: Uint8Array[] = []
-  for (let start = 0; start < bytes && views.length < EAGER_VIEWS; start += VIEW_BYTES)
-    views.push(viewOf(address + start, Math.min(VIEW_BYTES, bytes - start)))
+  function viewAt(start: number): Uint8Array {
+    views[start / VIEW_BYTES] ??= viewOf(address + start, Math.min(VIEW_BYTES, bytes - start))
+    return views[start / VIEW_BYTES]!
+  }
+  // Made before a guest waits: so much memory of a sudden makes V8 collect garbage for some milliseconds.
+  for (let i = 0; i < EAGER_VIEWS && i * VIEW_BYTES < bytes; i++) viewAt(i * VIEW_BYTES)
   let next = 0
   let aheadEnd = 0
   let ahead = 0
@@ -149,9 +152,7 @@ function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {
     bytes(chunk: number): Uint8Array {
       const at = chunk * CHUNK_BYTES
       const start = at - (at % VIEW_BYTES)
-      const index = start / VIEW_BYTES
-      views[index] ??= viewOf(address + start, Math.min(VIEW_BYTES, bytes - start))
-      return views[index].subarray(at - start, at - start + CHUNK_BYTES)
+      return viewAt(start).subarray(at - start, at - start + CHUNK_BYTES)
     },
     unmap: () => mapping?.unmap(),
   }
