@@ -3,11 +3,12 @@
 // have come to the ends of their blocks. Pure; source thread.
 
 import type { Bitmap } from '../ram/bitmap.js'
-import { RUN_PAGES } from '../ram/block.js'
 import { createLinearScan } from './linear.js'
 import { runFrom, type Scan } from './place.js'
 
 const PIVOTS = 4
+/** A turn ends with an aligned group of so many pages. */
+const TURN_PAGES = 64
 /** A page this near to a bubble belongs to it: the bubble moves there, and the other pivots stay. */
 const NEAR_PAGES = 256
 
@@ -35,10 +36,10 @@ export function createBubblingScan(pages: readonly Bitmap[]): Scan {
       else pivot.low = 0
       return false
     }
-    const first = page - (page % RUN_PAGES)
+    const first = page - (page % TURN_PAGES)
     run.block = pivot.block
     run.from = upward ? page : first
-    run.end = upward ? Math.min(first + RUN_PAGES, bitmap.length) : page + 1
+    run.end = upward ? Math.min(first + TURN_PAGES, bitmap.length) : page + 1
     if (upward) pivot.high = run.end
     else pivot.low = run.from
     return true

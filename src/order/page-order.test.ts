@@ -40,8 +40,8 @@ function setUp(
 test('a requested page wins, and the scan goes on behind it', () => {
   const { fill, order } = setUp(false)
   fill(1, 0, 200)
-  assert.ok(order.nextScanned())
-  assert.deepEqual([order.pick.page, order.pick.pages], [0, RUN_PAGES])
+  assert.ok(order.nextScanned(70))
+  assert.deepEqual([order.pick.page, order.pick.pages], [0, 70])
   order.request(1, 140, 1)
   assert.ok(order.nextRequested())
   assert.deepEqual({ ...order.pick }, { blockIndex: 1, page: 140, pages: 1, reason: 'requested' })

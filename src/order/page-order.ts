@@ -44,10 +44,11 @@ export interface PageOrder {
   /** True when there are any. */
   anyLikely(): boolean
   /**
-   * Next dirty pages of the scan, into `pick`; wraps over all blocks. False when nothing is dirty.
+   * Next dirty pages of the scan, into `pick`, `most` at most, or the whole of a larger page; wraps over all blocks. False
+   * when nothing is dirty.
    * `wrapped` counts the times the scan came past the end of the last block.
    */
-  nextScanned(): boolean
+  nextScanned(most?: number): boolean
   /** True when there are any. */
   anyScanned(): boolean
   wrapped(): number
@@ -84,10 +85,11 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
   // What may go along with the last requested page: from there to `end`, then from `start` to `page`. Of one object, too.
   const near = { blockIndex: 0, from: 0, end: 0, start: 0, page: 0 }
 
-  /** Takes the pages where `pick` is. */
-  function take(reason: PickReason): true {
+  /** Takes the pages where `pick` is, the first `most` of them. */
+  function take(reason: PickReason, most = pick.pages): true {
     const { blockIndex, page } = pick
     const { ratio } = blocks[blockIndex]!
+    pick.pages = Math.min(pick.pages, most)
     if (ratio > 1 && parts.wholeHostPages()) {
       pick.page = page - (page % ratio)
       pick.pages = ratio
@@ -157,7 +159,7 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
     nextNear: () => seekNear() && take('likely'),
     nextLikely: () => seekLikely() && take('likely'),
     anyLikely: seekLikely,
-    nextScanned: () => scan.seek(pick) && take('scanned'),
+    nextScanned: (most) => scan.seek(pick) && take('scanned', most),
     anyScanned: () => scan.seek(pick),
     rewind: scan.rewind,
   }

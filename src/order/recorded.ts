@@ -2,8 +2,11 @@
 
 import type { Bitmap } from '../ram/bitmap.js'
 import { createBitmap } from '../ram/bitmap.js'
-import { blockOfPage, type RamBlock, RUN_PAGES, totalPages } from '../ram/block.js'
+import { blockOfPage, type RamBlock, totalPages } from '../ram/block.js'
 import type { Finder, Place } from './place.js'
+
+/** A page brings what was recorded beside it in its aligned group of so many. */
+const BESIDE_PAGES = 64
 
 /** The list, and which pages are in it. */
 export interface RecordedPages extends Finder {
@@ -28,8 +31,8 @@ export function createRecordedPages(
 
   /** The page, and what was recorded on both sides of it: an image is read once for all of its run. */
   function spread(place: Place, page: number): void {
-    const start = page - (page % RUN_PAGES)
-    const limit = Math.min(start + RUN_PAGES, block.pages)
+    const start = page - (page % BESIDE_PAGES)
+    const limit = Math.min(start + BESIDE_PAGES, block.pages)
     let first = page
     while (first > start && waits(first - 1)) first--
     let end = page + 1

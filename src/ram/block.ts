@@ -6,7 +6,7 @@ import { LIMITS } from '../limits.js'
 /** x86's page, and the unit of the wire. */
 export const TARGET_PAGE_BYTES = 4096
 /** Target pages that go together where all of them are to go: an aligned group. */
-export const RUN_PAGES = 64
+export const RUN_PAGES = 256
 
 export interface RamBlock {
   /** Position in the list; the number by which threads speak of the block. */

@@ -6,7 +6,7 @@
 // behind what is on the link, and the page comes back. The link is a queue with one rate, which is that of its slowest part.
 
 import { LIKELY_CHUNK_PAGES, LIKELY_HOLD_MS, NEAR_WINDOW_BYTES_MIN, type OrderSpec } from '../order/orders.js'
-import { createPageOrder } from '../order/page-order.js'
+import { createPageOrder, type PageOrder } from '../order/page-order.js'
 import type { WorkingSet } from '../order/working-set.js'
 import { type Bitmap, createBitmap, merge } from '../ram/bitmap.js'
 import { blockOfPage, type RamBlock, TARGET_PAGE_BYTES, totalPages } from '../ram/block.js'
@@ -140,9 +140,9 @@ function createModelSource(trace: Trace, conditions: Conditions): ModelSource {
     }
   }
 
-  function sendChunk(room: number, next: () => boolean): void {
+  function sendChunk(room: number, next: PageOrder['nextScanned']): void {
     let sent = 0
-    while (sent < room && next()) sent += send()
+    while (sent < room && next(Math.ceil((room - sent) / TARGET_PAGE_BYTES))) sent += send()
     window.sent(chunk, sent, nowUs)
     pongs.push({ value: chunk++, atUs: linkFreeUs + 2 * oneWayUs })
   }

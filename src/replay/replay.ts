@@ -14,7 +14,7 @@ export interface ReplayOptions {
   readonly bandwidth?: number
   /** What the link adds to the time of a fault, ms. Default 0: the link is that of the trace. */
   readonly roundTripMs?: number
-  /** As in `ServeOptions`. Default 10 and 500. */
+  /** As in `ServeOptions`. Default 10 and 100. */
   readonly quietMs?: number
   readonly patienceMs?: number
   /** As in `ServeOptions`. Default 64. */

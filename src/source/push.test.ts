@@ -5,12 +5,11 @@ import { type TestContext, test } from 'node:test'
 import { ChannelError } from '../errors.js'
 import { AGAIN, sendAll, tryRead } from '../os/channel.js'
 import { nativeBuffer } from '../os/memory.js'
-import { RUN_PAGES } from '../ram/block.js'
 import { encodeReturnMessage, type ReturnMessage } from '../wire/messages.js'
 import { RAM_END } from '../wire/ram-stream.js'
 import { PAGES, postcopyMigration, type Shape } from './outgoing.fixture.js'
 import { PING } from './outgoing.js'
-import { pushRemaining, serveBehindTheEnd } from './push.js'
+import { LOOK_PAGES, pushRemaining, serveBehindTheEnd } from './push.js'
 
 const options = { timeout: 30_000 }
 const HAS_ALL: ReturnMessage = { name: 'PONG', value: PING.all }
@@ -54,7 +53,7 @@ test('a page that is asked for does not wait for the end of a chunk', options, (
     preempt: true,
     read({ address }, page, pages) {
       reads.push(page)
-      if (page === RUN_PAGES) throw new Error('enough')
+      if (page === LOOK_PAGES) throw new Error('enough')
       if (page === 0) sendAll(far, encodeReturnMessage(askFor(PAGES - 1)))
       return { address: address + page * 4096, pages, lasting: false }
     },
@@ -62,8 +61,9 @@ test('a page that is asked for does not wait for the end of a chunk', options, (
   outgoing.populated[0]!.setRange(0, PAGES)
   outgoing.dirty[0]!.setRange(0, PAGES)
   Object.assign(outgoing.window, { room: () => 2 ** 20 })
+  Object.assign(outgoing.yielding, { asking: () => true })
   assert.throws(() => pushRemaining(outgoing), { message: 'enough' })
-  assert.deepEqual(reads, [0, PAGES - 1, RUN_PAGES])
+  assert.deepEqual(reads, [0, PAGES - 1, LOOK_PAGES])
   const { address, length, bytes } = nativeBuffer(8192)
   assert.equal(tryRead(urgentFar, address, length), 8 + 2 + 4096, 'on the connection for it')
   assert.equal(Buffer.from(bytes).readBigUInt64BE() >> 12n, BigInt(PAGES - 1))

@@ -3,8 +3,9 @@
 
 import { ChannelError } from '../errors.js'
 import { LIKELY_CHUNK_PAGES, LIKELY_HOLD_MS } from '../order/orders.js'
+import type { PageOrder } from '../order/page-order.js'
 import { monotonicMs, monotonicUs } from '../os/clock.js'
-import { TARGET_PAGE_BYTES } from '../ram/block.js'
+import { RUN_PAGES, TARGET_PAGE_BYTES } from '../ram/block.js'
 import { createPing } from '../wire/messages.js'
 import { END_OF_STREAM } from '../wire/sections.js'
 import { type Outgoing, PING, remainingBytes, sentBytes } from './outgoing.js'
@@ -13,7 +14,8 @@ import { sendPick, serveBeside, serveRequests } from './send-pages.js'
 const LIKELY_BYTES = LIKELY_CHUNK_PAGES * TARGET_PAGE_BYTES
 
 /** In a chunk it is looked after so much whether somebody asks for a page: to put a whole one together takes longer than a fault. */
-const LOOK_BYTES = 64 * 1024
+export const LOOK_PAGES = 16
+const LOOK_BYTES = LOOK_PAGES * TARGET_PAGE_BYTES
 
 const ping = createPing()
 
@@ -27,13 +29,14 @@ export function pushRemaining(o: Outgoing): void {
     report(o, left)
     if (!o.order.anyScanned()) break
     const nowMs = o.link.wokenMs()
-    const room = o.window.room(o.yielding.asking(nowMs))
+    const asked = o.yielding.asking(nowMs)
+    const room = o.window.room(asked)
     const likely = o.order.anyLikely()
     const pauseMs = Math.max(o.pacer.waitMs(nowMs), likely ? loadMsLeft(o, nowMs) : politeMs(o, nowMs))
     if (room > 0 && pauseMs === 0) {
       const bytes = likely
-        ? pushChunk(o, Math.max(room, LIKELY_BYTES), o.order.nextLikely)
-        : pushChunk(o, room, o.order.nextScanned)
+        ? pushChunk(o, Math.max(room, LIKELY_BYTES), o.order.nextLikely, asked)
+        : pushChunk(o, room, o.order.nextScanned, asked)
       confirmed(o, chunk++, bytes)
       o.link.pump(0)
     } else if (pauseMs > 0) {
@@ -125,15 +128,18 @@ export function serveOnDemand(o: Outgoing, recovers: boolean): void {
 }
 
 /** The next pages: `room` bytes, and what is left of the last run. Returns the bytes. */
-function pushChunk(o: Outgoing, room: number, next: () => boolean): number {
+function pushChunk(o: Outgoing, room: number, next: PageOrder['nextScanned'], asked: boolean): number {
   const start = o.sender.bytes()
+  const most = asked ? LOOK_PAGES : RUN_PAGES
   let looked = start
-  while (o.sender.bytes() - start < room && next()) {
+  for (let left = room; left > 0; left = room - (o.sender.bytes() - start)) {
+    if (looked + LOOK_BYTES <= o.sender.bytes()) {
+      looked = o.sender.bytes()
+      o.link.pump(0)
+      serveRequests(o)
+    }
+    if (!next(Math.min(most, Math.ceil(left / TARGET_PAGE_BYTES)))) break
     sendPick(o)
-    if (o.sender.bytes() - looked < LOOK_BYTES) continue
-    looked = o.sender.bytes()
-    o.link.pump(0)
-    serveRequests(o)
   }
   return o.sender.bytes() - start
 }

@@ -2,7 +2,7 @@
 
 import { EventEmitter } from 'node:events'
 import type { TransferListItem } from 'node:worker_threads'
-import { type ErrorMessage, errorFromMessage, UsageError } from '../errors.js'
+import { CancelledError, type ErrorMessage, errorFromMessage, UsageError } from '../errors.js'
 import { beforeExit } from '../exit-hook.js'
 import { createMachine } from '../machine.js'
 import type { DemandRecord } from '../order/recorder.js'
@@ -34,7 +34,7 @@ export interface Migration extends EventEmitter<{ status: [SourceStatus] }> {
 
 /** A source thread that boots, and connects when it is told to: starting a thread takes longer than resuming a guest. */
 export interface Source extends Migration {
-  /** Resolves when the thread waits for the order to connect. */
+  /** Resolves when the thread waits for the order to connect. Rejects with the reason when it has ended before. */
   readonly ready: Promise<void>
   /**
    * @param recover where to reconnect when the connection is lost after the switch; undefined: not at all
@@ -103,9 +103,12 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   }
 
   let isReady = (): void => {}
-  const ready = new Promise<void>((resolve) => {
+  let isNotReady = (_: Error): void => {}
+  const ready = new Promise<void>((resolve, reject) => {
     isReady = resolve
+    isNotReady = reject
   })
+  ready.catch(() => {}) // whoever does not wait for it learns it from the report
   let result: (SourceReport & { cause?: Error }) | undefined
   const ended = followThread<SourceThreadMessage>(worker, (m) => {
     if ('ready' in m) isReady()
@@ -122,6 +125,7 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
     await Promise.all([tunnel?.ended(), recoverTunnel?.ended()])
     return result
   })
+  done.then(({ cause }) => isNotReady(cause ?? new CancelledError()), isNotReady)
 
   return Object.defineProperties(events, {
     status: { get: () => machine.state() },

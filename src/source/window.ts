@@ -25,7 +25,7 @@ const EPOCH_US = 100_000
 
 export interface PushWindow {
   /**
-   * Bytes a chunk may have now: a quarter of the window, within bounds; 0 when the window is full.
+   * Bytes a chunk may have now: a quarter of what may be on its way, within bounds; 0 when so much is.
    * `asked`: the guest is asking for pages, and they would have to wait.
    */
   room(asked: boolean): number
@@ -87,7 +87,7 @@ export function createPushWindow(): PushWindow {
       const bytes = asked ? windowBytes : windowBytes + rate.value() * QUEUE_UNASKED_US
       if (flyingBytes >= bytes) return 0
       const most = asked ? CHUNK_BYTES_MAX : CHUNK_BYTES_UNASKED_MAX
-      return Math.max(CHUNK_BYTES_MIN, Math.min(most, windowBytes / 4))
+      return Math.max(CHUNK_BYTES_MIN, Math.min(most, bytes / 4))
     },
     sent(value, bytes, nowUs) {
       if (flying.length === 0) arrivedUs = nowUs

@@ -8,6 +8,7 @@ import { createChunkReader } from '../../src/image/chunk-reader.js'
 import { convertStream } from '../../src/image/convert.js'
 import { openImage } from '../../src/image/image.js'
 import { inspectFile } from '../../src/image/inspect.js'
+import { serveImage } from '../../src/image/serve.js'
 import { encodeSidecar, parseSidecar } from '../../src/image/sidecar.js'
 import { seeded } from '../wire/fixtures.js'
 import { temporaryDirectory } from './images.js'
@@ -273,4 +274,13 @@ test('a damaged or cut stream is not converted, and nothing is left', { timeout:
   }
   const { readdirSync } = await import('node:fs')
   assert.deepEqual(readdirSync(directory), ['10.0-precopy'])
+})
+
+test('who waits for the source of an image that has gone meanwhile hears of it', {
+  timeout: 30_000,
+}, async (t) => {
+  const image = await damageable(t)
+  const { source } = serveImage(image.path, { record: false })
+  rmSync(image.path) // before the thread has opened it
+  await Promise.all([source.ready, source.done].map((end) => assert.rejects(end, { message: /ENOENT/ })))
 })
