@@ -105,16 +105,14 @@ const quantile = (sorted: Uint32Array, share: number): number =>
   sorted[Math.floor(sorted.length * share)] ?? 0
 
 /**
- * What a fault cost, out of the times between two. A guest that has just woken up does little else than wait, so that is the
- * half of them, near to what QEMU counts as its blocktime; but of one that calculates for long in between, no more than a few
- * times what its fastest ones took.
+ * What a fault cost, out of the times between two: what the fastest of them took. All others were as long because the guest
+ * calculated in between, or something else had the CPU. Of both, the number of faults and the time that QEMU says it waited for
+ * them, that is nearest to what was measured.
  */
-export const faultCostUs = (gaps: Uint32Array): number =>
-  Math.min(quantile(gaps, 0.5), FASTEST_TIMES * quantile(gaps, FASTEST))
+export const faultCostUs = (gaps: Uint32Array): number => quantile(gaps, FASTEST)
 
 /** Not the fastest of all: two CPUs can ask at the same time. */
-const FASTEST = 0.05
-const FASTEST_TIMES = 3
+const FASTEST = 0.1
 
 /**
  * How late a process wakes on the machine of the trace: what one fault in ten took. On one that has other work to do, much of
