@@ -5,7 +5,7 @@
 
 import { ImageError } from '../errors.js'
 import { monotonicMs } from '../os/clock.js'
-import { discard, mapFile, populate, viewOf, willNeed } from '../os/mapping.js'
+import { discard, isCached, mapFile, populate, viewOf, willNeed } from '../os/mapping.js'
 import { type Bitmap, createBitmap } from '../ram/bitmap.js'
 import { blockOfPage, type RamBlock } from '../ram/block.js'
 import { CHUNK_BYTES, CHUNK_PAGES, isWhole } from './checksums.js'
@@ -24,7 +24,7 @@ const AHEAD_CHUNKS_MAX = 64
 export interface ChunkMap {
   /**
    * How many chunks, of `most` from there on, are there and found right; 0: the first lacks pages, or cannot be had here, or
-   * (`urgent`) was not found before.
+   * (`urgent`) is not in the page cache.
    * @throws ImageError when one is damaged
    */
   find(blockIndex: number, chunk: number, most: number, urgent: boolean): number
@@ -80,11 +80,15 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
       const { found } = block
       const limit = Math.min(chunk + most, found.length)
       if (chunk < limit && found.get(chunk)) return found.nextClear(chunk, limit) - chunk
-      if (urgent) return 0
       let end = chunk
       while (end < limit && block.isWhole(end) && !found.get(end)) end++
       if (end === chunk) return 0
-      block.readAhead(chunk, end)
+      if (urgent) {
+        if (!isCached(block.addressOf(chunk), CHUNK_BYTES)) return 0
+        end = chunk + 1
+      } else {
+        block.readAhead(chunk, end)
+      }
       return take(blockIndex, chunk, end) ? end - chunk : 0
     },
     addressOf: (blockIndex, chunk) => blocks[blockIndex]!.addressOf(chunk),

@@ -46,6 +46,7 @@ const FUNCTIONS = {
   mmap: { result: 'long', args: ['address', 'size', 'int', 'int', 'int', 'off'] },
   munmap: { result: 'int', args: ['address', 'size'] },
   madvise: { result: 'int', args: ['address', 'size', 'int'] },
+  mincore: { result: 'int', args: ['address', 'size', 'address'] },
   mlockall: { result: 'int', args: ['int'] },
   munlockall: { result: 'int', args: [] },
   memfd_create: { result: 'int', args: ['path', 'int'] },

@@ -1,9 +1,11 @@
 // Mappings: anonymous memory, huge pages, files and memfds, and what can be advised about them. Any thread.
 
+import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { HostUnsupportedError, SystemError, UsageError } from '../errors.js'
 import { check, errno, errnoName, hex, libc } from './libc.js'
 import { LINUX } from './linux-abi.js'
+import { type NativeBuffer, nativeBuffer } from './memory.js'
 
 export { addressOf, isZeroRange, memcmp, memcpy, memset, viewOf } from './memory.js'
 
@@ -161,6 +163,22 @@ export function willNeed(address: number, length: number): void {
 /** Every page of it can be read without a fault, for now; false where one cannot be read, or the kernel is older than 5.14. */
 export const populate = (address: number, length: number): boolean =>
   libc().madvise(address, length, LINUX.MADV_POPULATE_READ) === 0
+
+const RESIDENCE_PAGES = 64
+let residence: NativeBuffer | undefined
+
+/**
+ * The page cache has all of this part of a mapped file, at most 64 pages; true as well where that is not for us to know, which is so
+ * of a file that is not ours (mincore(2)).
+ */
+export function isCached(address: number, length: number): boolean {
+  const pages = length / pageSize()
+  assert(pages <= RESIDENCE_PAGES, `${pages} pages at once`)
+  residence ??= nativeBuffer(RESIDENCE_PAGES)
+  if (libc().mincore(address, length, residence.address) !== 0) return false
+  for (let page = 0; page < pages; page++) if ((residence.bytes[page]! & 1) === 0) return false
+  return true
+}
 
 function advise(address: number, length: number, advice: number, tolerated?: string): void {
   if (libc().madvise(address, length, advice) === 0) return

@@ -2,7 +2,7 @@
 
 import type { TestContext } from 'node:test'
 import { createMachine } from '../machine.js'
-import { orderSpec } from '../order/orders.js'
+import { type OrderName, orderSpec } from '../order/orders.js'
 import { closeFd, socketPair } from '../os/channel.js'
 import { mapAnonymous } from '../os/mapping.js'
 import { createWake } from '../os/wake.js'
@@ -21,13 +21,14 @@ export interface Shape {
   readonly recoverTimeMs?: number
   /** With a connection of their own for requested pages. */
   readonly preempt?: boolean
+  readonly order?: OrderName
   /** Where a page is that holds something. */
   readonly read?: Origin['read']
 }
 
 export function postcopyMigration(
   t: TestContext,
-  { pushZeroPages = true, recoverTimeMs = 5000, preempt = false, read }: Shape = {},
+  { pushZeroPages = true, recoverTimeMs = 5000, preempt = false, order = 'linear', read }: Shape = {},
 ) {
   const ram = mapAnonymous(PAGES * 4096)
   const [near, far] = socketPair()
@@ -42,7 +43,7 @@ export function postcopyMigration(
     options: {
       ...{ configuration: { machine: 'm' }, ramSectionId: 1, postcopy: 'now', downtimeLimitMs: 0 },
       ...{ maxBandwidth: 0, maxPostcopyBandwidth: 0, setupTimeoutMs: 1000, skip: [] },
-      ...{ preempt, urgent: false, order: orderSpec('linear') },
+      ...{ preempt, urgent: false, order: orderSpec(order) },
       ...{ push: { on: true, quietMs: 0, patienceMs: 0 }, recoverTimeMs, silenceTimeoutMs: undefined },
     },
     blocks: numberBlocks([{ name: 'a', length: PAGES * 4096, pageSize: 4096, address: ram.address }]),

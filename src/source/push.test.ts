@@ -10,6 +10,7 @@ import { RAM_END } from '../wire/ram-stream.js'
 import { PAGES, postcopyMigration, type Shape } from './outgoing.fixture.js'
 import { PING } from './outgoing.js'
 import { LOOK_PAGES, pushRemaining, serveBehindTheEnd } from './push.js'
+import { serveRequests } from './send-pages.js'
 
 const options = { timeout: 30_000 }
 const HAS_ALL: ReturnMessage = { name: 'PONG', value: PING.all }
@@ -67,6 +68,24 @@ test('a page that is asked for does not wait for the end of a chunk', options, (
   const { address, length, bytes } = nativeBuffer(8192)
   assert.equal(tryRead(urgentFar, address, length), 8 + 2 + 4096, 'on the connection for it')
   assert.equal(Buffer.from(bytes).readBigUInt64BE() >> 12n, BigInt(PAGES - 1))
+})
+
+test('a page has gone before others that go along are read', options, (t) => {
+  const received: number[] = []
+  const { address, length } = nativeBuffer(64 * 1024)
+  const { outgoing, urgentFar } = postcopyMigration(t, {
+    ...{ preempt: true, order: 'fault-around' },
+    read(block, page, pages) {
+      received.push(page, tryRead(urgentFar, address, length))
+      return { address: block.address + page * 4096, pages, lasting: false }
+    },
+  })
+  outgoing.populated[0]!.setRange(0, 16)
+  outgoing.dirty[0]!.setRange(0, 16)
+  outgoing.order.request(0, 5, 1)
+  serveRequests(outgoing)
+  assert.deepEqual(received, [5, AGAIN, 6, 8 + 2 + 4096, 0, AGAIN])
+  assert.equal(tryRead(urgentFar, address, length), 15 * (8 + 4096))
 })
 
 test('behind the end of the stream zero pages are served until it has been taken in', options, (t) => {

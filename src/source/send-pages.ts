@@ -55,13 +55,21 @@ export function serveRequests(o: Outgoing): void {
     sendPick(o, o.sender, true)
     twice = true
   }
-  if (mayGoAlong(o)) while (o.order.nextNear()) sendPick(o, o.urgent)
   o.urgent.closeSection()
   o.urgent.flush()
+  if (mayGoAlong(o) && o.order.nextNear()) sendNear(o)
   o.stall?.waited((o.stats.pagesRequested - before) * waitMs(o))
   if (!twice) return
   o.sender.closeSection()
   o.sender.flush()
+}
+
+/** The guest runs on meanwhile: whatever is put together before its page has gone, it waits for. */
+function sendNear(o: Outgoing): void {
+  do sendPick(o, o.urgent)
+  while (o.order.nextNear())
+  o.urgent.closeSection()
+  o.urgent.flush()
 }
 
 /** What is pushed has to wait for room; what is asked for meanwhile goes out beside it. */
