@@ -119,7 +119,7 @@ const WAYS: Readonly<Record<string, Way>> = {
   'farfault, bubbling': resumeBy({ order: 'bubbling', record: false }),
   'farfault, recorded': resumeBy({}, 'recorded'),
   'farfault --no-push': resumeBy({ push: false, record: false }), // a record would be there for the others
-  'farfault --map': resumeBy({ map: true }),
+  'farfault --map': resumeBy({ map: true, record: false }), // nor is one made: nobody asks for pages
   'exec:': restoreBy('stream', { uri: ({ stream }) => `exec:cat ${stream}` }),
   'mapped-ram': restoreBy('image', { capabilities: ['mapped-ram'], uri: ({ image }) => `file:${image}` }),
   'mapped-ram, multifd': restoreBy('image', {

@@ -49,7 +49,7 @@ function runPass(o: Outgoing): PassResult {
   const startBytes = o.sender.bytes()
   o.stats.passes++
   o.order.rewind()
-  for (let pages = 0; !o.switchWanted && o.order.nextScanned(); ) {
+  for (let pages = 0; !o.switchWanted && o.order.nextScanned(PAGES_PER_LOOK); ) {
     sendPick(o)
     pages += o.order.pick.pages
     if (pages < PAGES_PER_LOOK) continue
