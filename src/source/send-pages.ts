@@ -57,8 +57,8 @@ export function serveRequests(o: Outgoing): void {
   }
   o.urgent.closeSection()
   o.urgent.flush()
-  if (mayGoAlong(o) && o.order.nextNear()) sendNear(o)
   o.stall?.waited((o.stats.pagesRequested - before) * waitMs(o))
+  if (mayGoAlong(o) && o.order.nextNear()) sendNear(o)
   if (!twice) return
   o.sender.closeSection()
   o.sender.flush()
