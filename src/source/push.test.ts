@@ -72,11 +72,12 @@ test('a page that is asked for does not wait for the end of a chunk', options, (
 
 test('a page has gone before others that go along are read', options, (t) => {
   const received: number[] = []
-  const { address, length } = nativeBuffer(64 * 1024)
+  const buffer = nativeBuffer(64 * 1024) // its memory is there for as long as it is
+  const receive = (): number => tryRead(urgentFar, buffer.address, buffer.length)
   const { outgoing, urgentFar } = postcopyMigration(t, {
     ...{ preempt: true, order: 'fault-around' },
     read(block, page, pages) {
-      received.push(page, tryRead(urgentFar, address, length))
+      received.push(page, receive())
       return { address: block.address + page * 4096, pages, lasting: false }
     },
   })
@@ -85,7 +86,7 @@ test('a page has gone before others that go along are read', options, (t) => {
   outgoing.order.request(0, 5, 1)
   serveRequests(outgoing)
   assert.deepEqual(received, [5, AGAIN, 6, 8 + 2 + 4096, 0, AGAIN])
-  assert.equal(tryRead(urgentFar, address, length), 15 * (8 + 4096))
+  assert.equal(receive(), 15 * (8 + 4096))
 })
 
 test('behind the end of the stream zero pages are served until it has been taken in', options, (t) => {
