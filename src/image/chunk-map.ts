@@ -80,15 +80,12 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
       const { found } = block
       const limit = Math.min(chunk + most, found.length)
       if (chunk < limit && found.get(chunk)) return found.nextClear(chunk, limit) - chunk
+      const behind = urgent ? Math.min(chunk + 1, limit) : limit
       let end = chunk
-      while (end < limit && block.isWhole(end) && !found.get(end)) end++
+      while (end < behind && block.isWhole(end) && !found.get(end)) end++
       if (end === chunk) return 0
-      if (urgent) {
-        if (!isCached(block.addressOf(chunk), CHUNK_BYTES)) return 0
-        end = chunk + 1
-      } else {
-        block.readAhead(chunk, end)
-      }
+      if (!urgent) block.readAhead(chunk, end)
+      else if (!isCached(block.addressOf(chunk), CHUNK_BYTES)) return 0
       return take(blockIndex, chunk, end) ? end - chunk : 0
     },
     addressOf: (blockIndex, chunk) => blocks[blockIndex]!.addressOf(chunk),
