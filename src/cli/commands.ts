@@ -160,7 +160,7 @@ export const RESUME_OPTIONS = {
   order: withDefault('NAME', oneOf(ORDER_CHOICES), 'adaptive', 'in which order pages go'),
   'around-pages': AROUND,
   record: flag(
-    'add to the working set beside the image which pages the VM asks for; by default when it has none yet',
+    'add to the working set beside the image which pages the VM asks for; by default when it has none yet, or lacks some of them',
   ),
   'no-record': flag('write no working set; one that is there is used'),
   'record-time': withDefault('TIME', duration, '10s', 'a record ends then, if the VM has not settled before'),
@@ -291,7 +291,7 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       'One image can be resumed many times at once.',
       'The first run notes which pages the VM asks for, until it has asked for nothing new in a second, in IMAGE.workingset.json (the next ' +
         'one, too, if it ended before); ' +
-        'later ones send these first. Runs with --record add to it. It is bound to the image: of another one it is ignored. ' +
+        'later ones send these first, those of the first milliseconds before the VM runs. A run that asks for others adds them. It is bound to the image: of another one it is ignored. ' +
         'With --record --no-push it is complete, and good for replay.',
       orderNote(
         ORDER_CHOICES,

@@ -3,12 +3,9 @@
 // Nothing is touched before the kernel has said that it is there: a file that has become too short, or cannot be read, is an
 // answer there, and would be the end of the process here.
 
-import { ImageError } from '../errors.js'
-import { monotonicMs } from '../os/clock.js'
 import { discard, isCached, mapFile, populate, viewOf, willNeed } from '../os/mapping.js'
 import { type Bitmap, createBitmap } from '../ram/bitmap.js'
-import { blockOfPage, type RamBlock } from '../ram/block.js'
-import { CHUNK_BYTES, CHUNK_PAGES, isWhole } from './checksums.js'
+import { CHUNK_BYTES, isWhole } from './checksums.js'
 import type { Image, ImageBlock } from './image.js'
 
 /** Page tables are given back after so many bytes: those of a large image would fill much memory. */
@@ -30,11 +27,8 @@ export interface ChunkMap {
   find(blockIndex: number, chunk: number, most: number, urgent: boolean): number
   /** Where that one is. */
   addressOf(blockIndex: number, chunk: number): number
-  /**
-   * The same for pages that are likely to be wanted, by their numbers among those of all blocks (`blocks`, in the image's order);
-   * but reading all of them is only begun, and after `maxMs`, or behind one that is damaged, the rest is left to `find`, which says so.
-   */
-  prepare(pages: Uint32Array, blocks: readonly RamBlock[], maxMs: number): void
+  /** It will be wanted soon: the kernel is to read it, and nobody waits until it has. */
+  expect(blockIndex: number, chunk: number): void
   close(): void
 }
 
@@ -48,30 +42,22 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
     for (const { address, length } of blocks) if (length > 0) discard(address, length)
   }
 
-  /** Takes those from `first` to `end`. False: they cannot be read so. */
-  function take(blockIndex: number, first: number, end: number): boolean {
+  /** Takes those from `first` to `end`, or to one that cannot be had so. Returns how many. */
+  function take(blockIndex: number, first: number, end: number): number {
     const block = blocks[blockIndex]!
     if (mappedBytes >= FORGET_BYTES) forget()
-    if (!populate(block.addressOf(first), (end - first) * CHUNK_BYTES)) return false
+    if (!populate(block.addressOf(first), (end - first) * CHUNK_BYTES)) return 0
     mappedBytes += (end - first) * CHUNK_BYTES
     for (let chunk = first; chunk < end; chunk++) {
-      if (unchecked[blockIndex]!.get(chunk)) image.checkChunk(blockIndex, chunk, block.bytes(chunk))
+      if (unchecked[blockIndex]!.get(chunk) && !image.isRight(blockIndex, chunk, block.bytes(chunk))) {
+        if (isWhole(block.present, chunk)) image.checkChunk(blockIndex, chunk, block.bytes(chunk))
+        block.apart.set(chunk)
+        return chunk - first
+      }
       unchecked[blockIndex]!.clear(chunk)
       block.found.set(chunk)
     }
-    return true
-  }
-
-  /** The chunks of those pages that can be had so, each once. */
-  function chunksOf(pages: Uint32Array, ramBlocks: readonly RamBlock[]): Iterable<Place> {
-    const places = new Map<number, Place>()
-    for (const page of pages) {
-      const { index, firstPage } = blockOfPage(ramBlocks, page)
-      const chunk = Math.floor((page - firstPage) / CHUNK_PAGES)
-      const block = blocks[index]!
-      if (block.isWhole(chunk)) places.set(block.addressOf(chunk), { index, chunk })
-    }
-    return places.values()
+    return end - first
   }
 
   return {
@@ -82,33 +68,21 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
       if (chunk < limit && found.get(chunk)) return found.nextClear(chunk, limit) - chunk
       const behind = urgent ? Math.min(chunk + 1, limit) : limit
       let end = chunk
-      while (end < behind && block.isWhole(end) && !found.get(end)) end++
+      while (end < behind && block.mayHave(end) && !found.get(end)) end++
       if (end === chunk) return 0
       if (!urgent) block.readAhead(chunk, end)
       else if (!isCached(block.addressOf(chunk), CHUNK_BYTES)) return 0
-      return take(blockIndex, chunk, end) ? end - chunk : 0
+      return take(blockIndex, chunk, end)
     },
     addressOf: (blockIndex, chunk) => blocks[blockIndex]!.addressOf(chunk),
-    prepare(pages, ramBlocks, maxMs) {
-      const endMs = monotonicMs() + maxMs
-      const places = [...chunksOf(pages, ramBlocks)]
-      for (const { index, chunk } of places) willNeed(blocks[index]!.addressOf(chunk), CHUNK_BYTES)
-      try {
-        for (const { index, chunk } of places)
-          if (monotonicMs() > endMs || !take(index, chunk, chunk + 1)) break
-      } catch (error) {
-        if (!(error instanceof ImageError)) throw error
-      }
+    expect(blockIndex, chunk) {
+      const block = blocks[blockIndex]!
+      if (block.mayHave(chunk)) willNeed(block.addressOf(chunk), CHUNK_BYTES)
     },
     close() {
       for (const block of blocks) block.unmap()
     },
   }
-}
-
-interface Place {
-  readonly index: number
-  readonly chunk: number
 }
 
 /** What a block has in whole chunks. */
@@ -124,6 +98,7 @@ function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {
   }
   // Made before a guest waits: so much memory of a sudden makes V8 collect garbage for some milliseconds.
   for (let i = 0; i < EAGER_VIEWS && i * VIEW_BYTES < bytes; i++) viewAt(i * VIEW_BYTES)
+  const apart = createBitmap(chunks)
   let next = 0
   let aheadEnd = 0
   let ahead = 0
@@ -146,8 +121,9 @@ function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {
   }
 
   return {
-    ...{ address, length: bytes, readAhead },
-    isWhole: (chunk: number): boolean => chunk < chunks && isWhole(present, chunk),
+    ...{ address, length: bytes, present, apart, readAhead },
+    /** It is not the shorter end, and has not been found to hold anything in the places of pages that it lacks. */
+    mayHave: (chunk: number): boolean => chunk < chunks && !apart.get(chunk),
     addressOf: (chunk: number): number => address + chunk * CHUNK_BYTES,
     found: createBitmap(chunks),
     bytes(chunk: number): Uint8Array {

@@ -18,8 +18,11 @@ const PAGE = 4096
 const CHUNKS = LIMITS.sendPairsMax + 2
 const PAGES = CHUNKS * CHUNK_PAGES - 5
 
-/** One block, and each tenth page of it (or each) holds bytes that are those of its number. */
-function setUp(t: TestContext, every = 10) {
+/**
+ * One block, and each tenth page of it (or each) holds bytes that are those of its number. In the places of the others, the
+ * file holds zeros or anything.
+ */
+function setUp(t: TestContext, every = 10, otherwise: 'zeros' | 'anything' = 'anything') {
   const directory = mkdtempSync(join(tmpdir(), 'farfault-chunks-'))
   const path = join(directory, 'vm.img')
   const configuration = { machine: 'test-1', uuid: new Uint8Array(16), capabilities: [] }
@@ -35,6 +38,9 @@ function setUp(t: TestContext, every = 10) {
     made: { how: 'test', by: 'test', from: null },
   })
   const image = openImage(path, { requireSidecar: true })
+  const { pagesOffset, present } = image.blocks[0]!
+  for (let page = 0; page < PAGES; page++)
+    if (otherwise === 'anything' && !present.get(page)) damage(path, pagesOffset, page)
   const chunks = createChunkReader(image, true)
   t.after(() => {
     chunks.close()
@@ -159,7 +165,26 @@ test('there may be no time to have it before', (t) => {
   assert.equal(chunks.read(0, 90, 1, true).lasting, false)
 })
 
-test('a chunk that lacks pages is a copy, and so is the short one at the end', (t) => {
+test('a chunk that lacks pages stays where it is, too, where the file holds nothing in their places', (t) => {
+  const { chunks, path, image } = setUp(t, 10, 'zeros')
+  for (const urgent of [false, true]) {
+    const { lasting, address, pages } = chunks.read(0, urgent ? 10 : 100, 1, urgent)
+    assert.deepEqual([lasting, pages], [true, 1])
+    assert.ok(viewOf(address, PAGE).every((byte) => byte === 1 + (urgent ? 10 : 100)))
+  }
+  damage(path, image.blocks[0]!.pagesOffset, 200)
+  assert.throws(() => chunks.read(0, 200, 1, false), { name: 'ImageError', message: /checksum/ })
+})
+
+test('behind such a chunk one that holds anything there is a copy, each time', (t) => {
+  const { chunks, path, image, read } = setUp(t, 10, 'zeros')
+  damage(path, image.blocks[0]!.pagesOffset, 2 * CHUNK_PAGES + 1)
+  const lasting = (page: number) => chunks.read(0, page, 100, false).lasting
+  assert.deepEqual([lasting(30), lasting(40), lasting(40), lasting(50)], [true, false, false, true])
+  assert.ok(read(40)())
+})
+
+test('a chunk that holds anything in the places of pages that it lacks is a copy, and so is the short one at the end', (t) => {
   assert.equal(setUp(t).chunks.read(0, 3, 1, false).lasting, false)
   const { chunks } = setUp(t, 1)
   assert.equal(chunks.read(0, PAGES - 1, 1, false).lasting, false)

@@ -3,13 +3,15 @@
 // holds in their places is cleared. So is one that somebody waits for: of a cold file that takes less time. Source thread of a parked VM.
 
 import assert from 'node:assert/strict'
+import { ImageError } from '../errors.js'
 import { LIMITS } from '../limits.js'
+import { monotonicMs } from '../os/clock.js'
 import { type Mapping, mapAnonymous, viewOf } from '../os/mapping.js'
 import { createBitmap } from '../ram/bitmap.js'
-import { TARGET_PAGE_BYTES } from '../ram/block.js'
+import { blockOfPage, type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
 import type { Extent } from '../source/origin.js'
 import { CHUNK_BYTES, CHUNK_PAGES, chunksIn } from './checksums.js'
-import { type ChunkMap, createChunkMap } from './chunk-map.js'
+import { createChunkMap } from './chunk-map.js'
 import type { Image } from './image.js'
 
 /** A page that is read is in a sender until it is released; that holds so many, each of a chunk of its own. */
@@ -23,7 +25,12 @@ export interface ChunkReader {
    */
   read(blockIndex: number, page: number, most: number, urgent: boolean): Extent
   release(pages: number, urgent: boolean): void
-  prepare: ChunkMap['prepare']
+  /**
+   * The same for pages that are likely to be wanted, by their numbers among those of all blocks (`blocks`, in the image's order),
+   * before they are; but reading all of them from disk is only begun, and after `maxMs`, or behind one that is damaged, the rest
+   * is left to `read`, which says so.
+   */
+  prepare(pages: Uint32Array, blocks: readonly RamBlock[], maxMs: number): void
   close(): void
 }
 
@@ -59,30 +66,57 @@ export function createChunkReader(image: Image, verify: boolean): ChunkReader {
     return lane.memory.address + slot * CHUNK_BYTES
   }
 
+  function read(blockIndex: number, page: number, most: number, urgent: boolean): Extent {
+    const lane = urgent ? lanes.urgent : lanes.other
+    const chunk = Math.floor(page / CHUNK_PAGES)
+    const first = page % CHUNK_PAGES
+    const mapped = map.find(blockIndex, chunk, Math.ceil((first + most) / CHUNK_PAGES), urgent)
+    const start = mapped === 0 ? copied(lane, blockIndex, chunk) : map.addressOf(blockIndex, chunk)
+    extent.address = start + first * TARGET_PAGE_BYTES
+    extent.pages = Math.min(most, Math.max(mapped, 1) * CHUNK_PAGES - first)
+    extent.lasting = mapped !== 0
+    lane.reading += extent.pages
+    return extent
+  }
+
+  function release(pages: number, urgent: boolean): void {
+    const lane = urgent ? lanes.urgent : lanes.other
+    lane.reading = Math.max(0, lane.reading - pages)
+    if (lane.reading === 0) lane.slotOf.clear()
+  }
+
   return {
-    read(blockIndex, page, most, urgent) {
-      const lane = urgent ? lanes.urgent : lanes.other
-      const chunk = Math.floor(page / CHUNK_PAGES)
-      const first = page % CHUNK_PAGES
-      const mapped = map.find(blockIndex, chunk, Math.ceil((first + most) / CHUNK_PAGES), urgent)
-      const start = mapped === 0 ? copied(lane, blockIndex, chunk) : map.addressOf(blockIndex, chunk)
-      extent.address = start + first * TARGET_PAGE_BYTES
-      extent.pages = Math.min(most, Math.max(mapped, 1) * CHUNK_PAGES - first)
-      extent.lasting = mapped !== 0
-      lane.reading += extent.pages
-      return extent
+    read,
+    release,
+    prepare(pages, ramBlocks, maxMs) {
+      const endMs = monotonicMs() + maxMs
+      const places = Array.from(pages, (page) => placeOf(page, ramBlocks)).filter(({ index, page }) =>
+        image.blocks[index]!.present.get(page),
+      )
+      for (const { index, page } of places) map.expect(index, Math.floor(page / CHUNK_PAGES))
+      try {
+        for (const { index, page } of places) {
+          if (monotonicMs() > endMs) break
+          read(index, page, 1, false)
+          release(1, false)
+        }
+      } catch (error) {
+        if (!(error instanceof ImageError)) throw error
+      }
     },
-    release(pages, urgent) {
-      const lane = urgent ? lanes.urgent : lanes.other
-      lane.reading = Math.max(0, lane.reading - pages)
-      if (lane.reading === 0) lane.slotOf.clear()
-    },
-    prepare: map.prepare,
     close() {
       map.close()
       for (const { memory } of [lanes.urgent, lanes.other]) memory.unmap()
     },
   }
+}
+
+function placeOf(
+  flat: number,
+  blocks: readonly RamBlock[],
+): { readonly index: number; readonly page: number } {
+  const { index, firstPage } = blockOfPage(blocks, flat)
+  return { index, page: flat - firstPage }
 }
 
 /** What is on its way over one channel. */

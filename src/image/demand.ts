@@ -24,7 +24,7 @@ export interface DemandOptions {
   /**
    * Add to the working set beside the image which pages the VM asks for. By default that is done when there is none yet, or
    * the run that recorded it ended before the VM had settled, and the order does not bring pages that nobody asked for around
-   * those that somebody did; with false nothing is written.
+   * those that somebody did; and when pages that were to go first were not all that the VM asked for. With false nothing is written.
    */
   readonly record?: boolean
   /** A record ends after this time, ms, if the VM has not settled before. Default 10000. */
@@ -58,6 +58,9 @@ export interface Demand {
   report(): DemandReport
 }
 
+/** Each run differs a little from the one before: of fewer pages than this that were missed it is not worth learning. */
+export const LEARNT_PAGES_MIN = 4
+
 const sizeOf = (file: string, { pages, records }: WorkingSetFile) => ({ file, pages: pages.length, records })
 
 /** @throws SystemError when the image cannot be read */
@@ -75,6 +78,7 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
   // Neighbours that come along are never asked for: a record of them would lack most of what the VM needs.
   const complete = !push || !ORDERS[order].around
   const keep = wanted ?? (known?.recorded.settled !== true && complete)
+  const learns = wanted === undefined && push && known !== undefined && ORDERS[order].recorded
   const how = push ? order : 'on-demand'
   let run: DemandReport['run'] = null
   let written: DemandReport['written'] = null
@@ -86,7 +90,8 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
     record: wanted === false ? undefined : { settleMs: LIMITS.recordSettleMs, maxMs: recordMaxMs },
     keeps: keep,
     take(record) {
-      const seen = { record, order: how, keep } as const
+      const missed = record.pages.length - record.late
+      const seen = { record, order: how, keep: keep || (learns && missed >= LEARNT_PAGES_MIN) } as const
       const described = describeRun(seen)
       run = { ...described, asked: record.pages.length, hitRate: hitRate(described) ?? null }
       try {

@@ -63,6 +63,8 @@ export interface Image {
   readChunk(blockIndex: number, chunk: number, bytes: Uint8Array, verify: boolean): void
   /** Compares a chunk, as `readChunk` gives it, with its checksum. @throws ImageError as that does. */
   checkChunk(blockIndex: number, chunk: number, bytes: Uint8Array): void
+  /** Whether it has its checksum, or there are none. */
+  isRight(blockIndex: number, chunk: number, bytes: Uint8Array): boolean
   /** Compares all of the page data. Yields bytes read. @throws ImageError as `readChunk`. */
   verify(): Generator<number, void>
   /** Idempotent. */
@@ -142,6 +144,8 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
       if (verify && mask !== 0) checkChunk(blockIndex, chunk, bytes)
     },
     checkChunk,
+    isRight: (blockIndex, chunk, bytes) =>
+      checksums === undefined || checksumOfBytes(bytes) === checksums[blockIndex]!(chunk),
     *verify() {
       if (checksums === undefined) return
       for (const [index, block] of blocks.entries())

@@ -59,6 +59,8 @@ export interface InspectedWorkingSet {
   /** Pages that every record has, and that only one has. */
   readonly seenInAll: number
   readonly seenOnce: number
+  /** Pages that none has: they came along with one that was asked for. */
+  readonly cameAlong: number
   /** The latest first use, ms after the VM ran. */
   readonly spanMs: number
   readonly recorded: Run
@@ -172,6 +174,7 @@ function describeWorkingSet(file: string, set: WorkingSetFile): InspectedWorking
     records,
     seenInAll: seen.filter((times) => times === records).length,
     seenOnce: seen.filter((times) => times === 1).length,
+    cameAlong: seen.filter((times) => times === 0).length,
     spanMs: (firstUs.at(-1) ?? 0) / 1000,
     recorded,
     last: { ...last, hitRate: hitRate(last) ?? null },

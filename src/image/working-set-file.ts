@@ -7,9 +7,9 @@ import { hostname } from 'node:os'
 import { deflateRawSync, inflateRawSync } from 'node:zlib'
 import { ImageError, UsageError } from '../errors.js'
 import { LIMITS } from '../limits.js'
-import { ORDER_NAMES, type OrderName } from '../order/orders.js'
+import { NEAR_PAGES, ORDER_NAMES, ORDERS, type OrderName } from '../order/orders.js'
 import type { DemandRecord } from '../order/recorder.js'
-import { mergeRecord, type WorkingSet } from '../order/working-set.js'
+import { type ComesAlong, mergeRecord, type WorkingSet } from '../order/working-set.js'
 import { type Bitmap, bitmapBytes, createBitmap } from '../ram/bitmap.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import {
@@ -203,12 +203,21 @@ function unpack(packed: string, bytes: number, where: string, { refuse }: Parsed
   return new Uint8Array(unpacked).buffer
 }
 
-/** Any working set; of an image, that which lies beside it. @throws ImageError when it is damaged; UsageError when it is not there. */
+/**
+ * What a run or several asked for: any working set, or that which lies beside an image. What only came along is not in it.
+ * @throws ImageError when it is damaged; UsageError when it is not there
+ */
 export function readTrace(path: string): WorkingSetFile {
   const file = existsSync(workingSetPath(path)) ? workingSetPath(path) : path
   const json = readBounded(file, 'working set', LIMITS.workingSetBytesMax)
   if (json === undefined) throw new UsageError(`there is no ${file}`)
-  return parseWorkingSet(json, file)
+  return askedFor(parseWorkingSet(json, file))
+}
+
+function askedFor(set: WorkingSetFile): WorkingSetFile {
+  const asked = (_: number, i: number): boolean => set.seen[i]! > 0
+  const [pages, firstUs] = [set.pages.filter(asked), set.firstUs.filter(asked)]
+  return { ...set, pages, firstUs, seen: set.seen.filter((times) => times > 0) }
 }
 
 /** What a working set belongs to: taken when the image is opened, and good when the file has been replaced meanwhile. */
@@ -268,7 +277,7 @@ export function addRun(of: ImageIdentity, run: NewRun): WorkingSetFile | undefin
   const path = workingSetPath(of.path)
   const before = readable(of)
   const last = describeRun(run)
-  const set = run.keep ? mergeRecord(before, run.record) : before
+  const set = run.keep ? mergeRecord(before, run.record, comesAlong(of, run.order)) : before
   if (set === undefined) return undefined
   const merged: WorkingSetFile = {
     image: of.image,
@@ -286,6 +295,22 @@ export function addRun(of: ImageIdentity, run: NewRun): WorkingSetFile | undefin
     throw error
   }
   return merged
+}
+
+/** In an order that brings what is around a page: what goes with it at once. */
+function comesAlong({ blocks }: ImageIdentity, order: HowServed): ComesAlong | undefined {
+  if (order === 'on-demand' || !ORDERS[order].around) return undefined
+  return (page) => {
+    let start = 0
+    let end = 0
+    for (const { present } of blocks) {
+      end += present.length
+      if (page < end) break
+      start = end
+    }
+    const first = page - ((page - start) % NEAR_PAGES)
+    return { first, end: Math.min(first + NEAR_PAGES, end) }
+  }
 }
 
 /** A record that settled is worth more than a later one that did not. */

@@ -58,6 +58,9 @@ export const LIVE_ORDER_CHOICES: readonly LiveOrderChoice[] = ORDER_CHOICES.filt
 /** Pages in a group unless the user says otherwise: 256 KiB. */
 export const AROUND_PAGES = 64
 
+/** In a chunk it is looked after so many whether somebody asks for a page: to put a whole one together takes longer than a fault. */
+export const LOOK_PAGES = 16
+
 /** Along with a requested page go the others of its aligned group of so many: the next request waits for all of them. */
 export const NEAR_PAGES = 16
 /** And none does on a link that holds less than this at once: there that would be long. */
@@ -70,7 +73,13 @@ export const NEAR_WINDOW_BYTES_MIN = 256 * 1024
 export const LIKELY_CHUNK_PAGES = AROUND_PAGES
 
 /**
- * What is likely waits until the destination has loaded the device state: otherwise the two compete for its CPUs, and the guest
+ * What is likely to be wanted at once goes before the device state, as long as that takes little time: each page spares the
+ * guest a wait, and nothing else goes on there that it would disturb. So much later may the guest come for it, ms.
+ */
+export const AHEAD_MS = 6
+
+/**
+ * What else is likely waits until the destination has loaded the device state: otherwise the two compete for its CPUs, and the guest
  * runs later (RESUME after 200 ms instead of 400 on a busy machine). On a long link its word for it takes a round trip, which
  * is not waited for longer than this, ms.
  */

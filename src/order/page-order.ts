@@ -39,8 +39,8 @@ export interface PageOrder {
    * microseconds, those behind it first. False when there are no more.
    */
   nextNear(): boolean
-  /** Next pages that are likely to be asked for, into `pick`: recorded, or near to a requested one. False when there are none. */
-  nextLikely(): boolean
+  /** Next pages that are likely to be asked for, `most` at most, into `pick`: recorded, or near to a requested one. False when there are none. */
+  nextLikely(most?: number): boolean
   /** True when there are any. */
   anyLikely(): boolean
   /**
@@ -157,7 +157,7 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
       return false
     },
     nextNear: () => seekNear() && take('likely'),
-    nextLikely: () => seekLikely() && take('likely'),
+    nextLikely: (most) => seekLikely() && take('likely', most),
     anyLikely: seekLikely,
     nextScanned: (most) => scan.seek(pick) && take('scanned', most),
     anyScanned: () => scan.seek(pick),

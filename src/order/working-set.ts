@@ -1,7 +1,8 @@
 // The pages that runs of one image asked for, merged. Pure; any thread.
 //
 // A page that went ahead of its use was never asked for, so a run says nothing of those that it was given: they stay. What it
-// asked for all the same is added, or counted again.
+// asked for all the same is added, or counted again. Where a page that is asked for brings those near to it, these are never
+// asked for, and might be needed as well: they are added, too, as what no record has.
 
 import { LIMITS } from '../limits.js'
 import type { DemandRecord } from './recorder.js'
@@ -11,7 +12,7 @@ export interface WorkingSet {
   readonly pages: Uint32Array
   /** First use, µs after the guest could run. */
   readonly firstUs: Uint32Array
-  /** In how many records the page was asked for. */
+  /** In how many records the page was asked for; 0: it came along with one that was. */
   readonly seen: Uint16Array
   /** How many records are in it. */
   readonly records: number
@@ -25,7 +26,15 @@ interface Entry {
 
 const SEEN_MAX = 2 ** 16 - 1
 
-export function mergeRecord(known: WorkingSet | undefined, record: DemandRecord): WorkingSet {
+/** Pages from `first` to `end` come along with a page. */
+export type ComesAlong = (page: number) => { readonly first: number; readonly end: number }
+
+/** @param along in the run of that record; undefined: each came alone */
+export function mergeRecord(
+  known: WorkingSet | undefined,
+  record: DemandRecord,
+  along?: ComesAlong,
+): WorkingSet {
   const entries = new Map<number, Entry>()
   for (const [i, page] of (known?.pages ?? []).entries())
     entries.set(page, { page, firstUs: known!.firstUs[i]!, seen: known!.seen[i]! })
@@ -37,6 +46,10 @@ export function mergeRecord(known: WorkingSet | undefined, record: DemandRecord)
       entry.firstUs = Math.min(entry.firstUs, atUs)
       entry.seen = Math.min(entry.seen + 1, SEEN_MAX)
     }
+    if (entry !== undefined || along === undefined) continue
+    const { first, end } = along(page)
+    for (let near = first; near < end; near++)
+      if (!entries.has(near)) entries.set(near, { page: near, firstUs: atUs, seen: 0 })
   }
   return columns(bounded([...entries.values()]), (known?.records ?? 0) + 1)
 }

@@ -56,8 +56,8 @@ test('a longer way costs each fault as much; the time between faults is the gues
 
 test('a page waits behind what is on the link', () => {
   const trace = traceOf([[5, 1]])
-  // 64 pages of the record go at 0; each takes 4.104 ms at a byte a microsecond.
-  const recorded = Uint32Array.from({ length: 64 }, (_, i) => 200 + i)
+  // Of the record 16 pages go before, and 64 at 0; each takes 4.104 ms at a byte a microsecond.
+  const recorded = Uint32Array.from({ length: 80 }, (_, i) => 200 + i)
   const spec = orderSpec('recorded')
   const { faults, stallMs } = simulate(trace, conditions({ spec, recorded, bandwidth: 1e6 }))
   assert.equal(faults, 1)
@@ -76,16 +76,27 @@ test('pages that were recorded and arrive in time are no faults, and those that 
 
 test('what is likely waits until the device state is loaded, and not for ever', () => {
   const trace = traceOf([[5, 1000]])
+  const recorded = Uint32Array.from({ length: 160 }, (_, i) => (i < 159 ? 200 + i : 5)) // 146 pages go before the guest runs
   const spec = orderSpec('recorded')
   for (const [loadedMs, faults] of [
     [0, 0],
     [20, 1],
     [Number.POSITIVE_INFINITY, 1],
   ] as const) {
-    const outcome = simulate(trace, conditions({ spec, recorded: trace.pages, loadedMs, bandwidth: 100e6 }))
+    const outcome = simulate(trace, conditions({ spec, recorded, loadedMs, bandwidth: 100e6 }))
     assert.equal(outcome.faults, faults)
     assert.ok(outcome.residentMs! < 1000)
   }
+})
+
+test('what is likely is there before the guest, as far as little time goes', () => {
+  const trace = traceOf([[5, 0]])
+  const among = (others: number): number => {
+    const recorded = Uint32Array.from({ length: others + 1 }, (_, i) => (i < others ? 200 + i : 5))
+    const spec = orderSpec('recorded')
+    return simulate(trace, conditions({ spec, recorded, loadedMs: 1, bandwidth: 100e6 })).faults
+  }
+  assert.deepEqual([among(100), among(200)], [0, 1])
 })
 
 test('the scan begins when nothing was asked for, and the source has woken up', () => {

@@ -5,7 +5,14 @@
 // when the trace was taken. A page that is there costs nothing. One that is not stops it: the request takes its way, waits
 // behind what is on the link, and the page comes back. The link is a queue with one rate, which is that of its slowest part.
 
-import { LIKELY_CHUNK_PAGES, LIKELY_HOLD_MS, NEAR_WINDOW_BYTES_MIN, type OrderSpec } from '../order/orders.js'
+import {
+  AHEAD_MS,
+  LIKELY_CHUNK_PAGES,
+  LIKELY_HOLD_MS,
+  LOOK_PAGES,
+  NEAR_WINDOW_BYTES_MIN,
+  type OrderSpec,
+} from '../order/orders.js'
 import { createPageOrder, type PageOrder } from '../order/page-order.js'
 import type { WorkingSet } from '../order/working-set.js'
 import { type Bitmap, createBitmap, merge } from '../ram/bitmap.js'
@@ -171,6 +178,14 @@ function createModelSource(trace: Trace, conditions: Conditions): ModelSource {
     nowUs = Math.max(nowUs, Math.min(untilUs, Number.MAX_VALUE))
   }
 
+  /** What goes before the guest may run: it finds it there. */
+  function sendAhead(): void {
+    while (linkFreeUs < AHEAD_MS * 1000 && order.nextLikely(LOOK_PAGES)) send()
+    for (const page of thereUs.keys()) thereUs.set(page, 0)
+    linkFreeUs = 0
+  }
+
+  if (spec !== undefined) sendAhead()
   return {
     touch(page, atUs) {
       const heardUs = atUs + oneWayUs

@@ -22,13 +22,21 @@ export interface Shape {
   /** With a connection of their own for requested pages. */
   readonly preempt?: boolean
   readonly order?: OrderName
+  readonly recorded?: Uint32Array
   /** Where a page is that holds something. */
   readonly read?: Origin['read']
 }
 
 export function postcopyMigration(
   t: TestContext,
-  { pushZeroPages = true, recoverTimeMs = 5000, preempt = false, order = 'linear', read }: Shape = {},
+  {
+    pushZeroPages = true,
+    recoverTimeMs = 5000,
+    preempt = false,
+    order = 'linear',
+    recorded,
+    read,
+  }: Shape = {},
 ) {
   const ram = mapAnonymous(PAGES * 4096)
   const [near, far] = socketPair()
@@ -50,7 +58,7 @@ export function postcopyMigration(
     origin: { pushZeroPages, read, release() {} } as unknown as Origin,
     status,
     stats: createStats(SOURCE_STATS, new SharedArrayBuffer(statsBytes(SOURCE_STATS))),
-    silenceMs: 1000,
+    ...{ silenceMs: 1000, recorded },
     takeOrders: () => [],
   }
   const outgoing = createOutgoing(parts)

@@ -142,6 +142,8 @@ export interface Outgoing {
   commit(): void
   /** Bytes sent over connections that are lost. */
   bytesBefore: number
+  /** Chunks pushed over this connection. */
+  chunks: number
   /** What the destination has said since it was asked for what it has; undefined when it was not asked. */
   recovery: Recovery | undefined
   /** Where it is noted what is asked for. */
@@ -316,6 +318,7 @@ export function createOutgoing(parts: OutgoingParts): Outgoing {
     written: blocks.map((block) => createBitmap(block.pages)),
     switchWanted: false,
     bytesBefore: 0,
+    chunks: 0,
     recovery: undefined,
     pongs,
     yielding,

@@ -3,13 +3,14 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { ChannelError } from '../errors.js'
+import { AHEAD_MS, LOOK_PAGES } from '../order/orders.js'
 import { AGAIN, sendAll, tryRead } from '../os/channel.js'
 import { nativeBuffer } from '../os/memory.js'
 import { encodeReturnMessage, type ReturnMessage } from '../wire/messages.js'
 import { RAM_END } from '../wire/ram-stream.js'
 import { PAGES, postcopyMigration, type Shape } from './outgoing.fixture.js'
 import { PING } from './outgoing.js'
-import { LOOK_PAGES, pushRemaining, serveBehindTheEnd } from './push.js'
+import { pushAhead, pushRemaining, serveBehindTheEnd } from './push.js'
 import { serveRequests } from './send-pages.js'
 
 const options = { timeout: 30_000 }
@@ -68,6 +69,30 @@ test('a page that is asked for does not wait for the end of a chunk', options, (
   const { address, length, bytes } = nativeBuffer(8192)
   assert.equal(tryRead(urgentFar, address, length), 8 + 2 + 4096, 'on the connection for it')
   assert.equal(Buffer.from(bytes).readBigUInt64BE() >> 12n, BigInt(PAGES - 1))
+})
+
+test('before the device state goes what is likely, until that has taken its time', options, (t) => {
+  const recorded = Uint32Array.from({ length: PAGES / 2 }, (_, i) => 2 * i)
+  const at = (
+    read: Shape['read'] = ({ address }, page) => ({
+      address: address + page * 4096,
+      pages: 1,
+      lasting: false,
+    }),
+  ) => {
+    const { outgoing: o } = postcopyMigration(t, { order: 'recorded', recorded, read })
+    for (const bitmap of [o.populated[0]!, o.dirty[0]!]) bitmap.setRange(0, PAGES)
+    pushAhead(o)
+    return { o, left: recorded.filter((page) => o.dirty[0]!.get(page)).length }
+  }
+  const all = at()
+  assert.equal(all.left, 0)
+  assert.equal(all.o.dirty[0]!.count(), PAGES / 2, 'and nothing else')
+  const slow = at(({ address }, page) => {
+    for (const endMs = performance.now() + AHEAD_MS; performance.now() < endMs; );
+    return { address: address + page * 4096, pages: 1, lasting: false }
+  })
+  assert.equal(slow.left, PAGES / 2 - LOOK_PAGES, 'one chunk was sent')
 })
 
 test('a page has gone before others that go along are read', options, (t) => {

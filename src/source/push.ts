@@ -2,7 +2,7 @@
 // in front of a request. Source thread.
 
 import { ChannelError } from '../errors.js'
-import { LIKELY_CHUNK_PAGES, LIKELY_HOLD_MS } from '../order/orders.js'
+import { AHEAD_MS, LIKELY_CHUNK_PAGES, LIKELY_HOLD_MS, LOOK_PAGES } from '../order/orders.js'
 import type { PageOrder } from '../order/page-order.js'
 import { monotonicMs, monotonicUs } from '../os/clock.js'
 import { RUN_PAGES, TARGET_PAGE_BYTES } from '../ram/block.js'
@@ -13,15 +13,24 @@ import { sendPick, serveBeside, serveRequests } from './send-pages.js'
 
 const LIKELY_BYTES = LIKELY_CHUNK_PAGES * TARGET_PAGE_BYTES
 
-/** In a chunk it is looked after so much whether somebody asks for a page: to put a whole one together takes longer than a fault. */
-export const LOOK_PAGES = 16
 const LOOK_BYTES = LOOK_PAGES * TARGET_PAGE_BYTES
 
 const ping = createPing()
 
+/** The first of what is likely to be asked for, before the guest may run. What the destination is to discard must be discarded. */
+export function pushAhead(o: Outgoing): void {
+  const endMs = monotonicMs() + AHEAD_MS
+  while (o.order.anyLikely()) {
+    const nowMs = monotonicMs()
+    if (nowMs >= endMs || o.pacer.waitMs(nowMs) > 0) break
+    const room = o.window.room(false)
+    if (room > 0) confirmed(o, pushChunk(o, room, o.order.nextLikely, false))
+    o.link.pump(room > 0 ? 0 : Math.ceil(endMs - nowMs))
+  }
+}
+
 /** Returns when every page has gone out and the stream is ended. */
 export function pushRemaining(o: Outgoing): void {
-  let chunk = PING.chunks as number
   const left = remainingBytes(o) + pagesSent(o) * TARGET_PAGE_BYTES
   o.link.pump(0)
   for (;;) {
@@ -37,12 +46,12 @@ export function pushRemaining(o: Outgoing): void {
       const bytes = likely
         ? pushChunk(o, Math.max(room, LIKELY_BYTES), o.order.nextLikely, asked)
         : pushChunk(o, room, o.order.nextScanned, asked)
-      confirmed(o, chunk++, bytes)
+      confirmed(o, bytes)
       o.link.pump(0)
     } else if (pauseMs > 0) {
       o.link.pump(pauseMs)
     } else if (!o.link.pumpPeer('to confirm pages that were pushed (PONG)')) {
-      confirmed(o, chunk++, 0) // what was said before may have been lost on the other side
+      confirmed(o, 0) // what was said before may have been lost on the other side
     }
   }
   o.sender.endSection(() => {})
@@ -54,7 +63,8 @@ export function pushRemaining(o: Outgoing): void {
 }
 
 /** A PING behind what was pushed: its answer says that all of it has been taken in. */
-function confirmed(o: Outgoing, chunk: number, bytes: number): void {
+function confirmed(o: Outgoing, bytes: number): void {
+  const chunk = PING.chunks + o.chunks++
   o.sender.control(ping(chunk))
   o.window.sent(chunk, bytes, monotonicUs())
   o.sender.flush()

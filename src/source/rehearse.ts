@@ -16,7 +16,7 @@ import { encodeReturnMessage, type ReturnMessage } from '../wire/messages.js'
 import type { Origin } from './origin.js'
 import { createOutgoing, type OutgoingOptions, PING, sendPrefix } from './outgoing.js'
 import { runPrecopy } from './precopy.js'
-import { pushRemaining } from './push.js'
+import { pushAhead, pushRemaining } from './push.js'
 import { SOURCE_STATS } from './report.js'
 import { SOURCE_STATUS } from './status.js'
 import { switchToPostcopy } from './switchover.js'
@@ -26,7 +26,7 @@ const PAGES = 16
 const BLOCK = 'rehearsal'
 /** A block of which nothing is sent: loops over the bits of a large RAM are compiled only if they run over many. */
 const LARGE = { name: 'rehearsal, large', length: 1024 ** 3 }
-const RECORDED = Uint32Array.of(1, 12)
+const RECORDED = Uint32Array.of(1, 3, 9, 12)
 
 const pong = (value: number): ReturnMessage => ({ name: 'PONG', value })
 const ANSWERS: readonly ReturnMessage[] = [
@@ -71,6 +71,7 @@ export function rehearse(options: OutgoingOptions): void {
     sendPrefix(o)
     status.step('ready')
     runPrecopy(o)
+    pushAhead(o)
     switchToPostcopy(o, 'at once')
     pushRemaining(o)
   } finally {

@@ -16,6 +16,7 @@ import { encodeStopTime } from '../wire/stop-time.js'
 import { canonicalise, discardCommands } from './discard.js'
 import { type Outgoing, PING } from './outgoing.js'
 import { syncDirty } from './precopy.js'
+import { pushAhead } from './push.js'
 import type { SwitchReason } from './report.js'
 import { sendPick } from './send-pages.js'
 
@@ -33,6 +34,7 @@ export function switchToPostcopy(o: Outgoing, reason: SwitchReason): Moment {
   o.status.step('switchover')
   if (discarded === undefined) {
     for (const [i, dirty] of o.dirty.entries()) discard(o, o.blocks[i]!, dirty) // nothing ran, so nothing was written
+    if (o.options.push.on) pushAhead(o)
   } else if (!later) {
     syncDirty(o, false)
     discardFresh(o, discarded)

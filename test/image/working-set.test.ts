@@ -82,7 +82,7 @@ test('a run is recorded when nothing is known, and later runs begin with it', as
   assert.deepEqual({ pages, ranges, records }, { pages: 3, ranges: 3, records: 1 }, 'not asked to record')
   assert.deepEqual([last.ahead, last.late, last.missed, last.hitRate], [2, 1, 1, 0.5])
 
-  const third = demand({ record: true })
+  const third = demand({ record: true, order: 'recorded' })
   third.take(recordOf([50, 3], { late: 1, ahead: 2 }))
   const merged = demand({ record: false })
   assert.equal(merged.record, undefined, 'nothing is noted')
@@ -93,14 +93,43 @@ test('a run is recorded when nothing is known, and later runs begin with it', as
   )
 })
 
+test('what a record lacks is learnt, with what is near to it: that came along, and might have been asked for', async (t) => {
+  const { path, demand } = await setUp(t)
+  demand().take(recordOf([7, 3, 900]))
+  demand().take(recordOf([3, 50, 51, 52], { late: 1, ahead: 2 }))
+  assert.equal(demand().recorded!.length, 3, 'so few are not worth it')
+  demand().take(recordOf([100, 3, 101, 270, 50], { late: 1, ahead: 2 }))
+  const near = (page: number) => Array.from({ length: 16 }, (_, i) => page - (page % 16) + i)
+  const all = new Set([7, 3, 900, ...near(100), ...near(270), ...near(50)])
+  assert.deepEqual(new Set(demand().recorded), all)
+  assert.equal(demand().order, 'recorded-around')
+  const { records, cameAlong } = inspectFile(path).workingSet!
+  assert.deepEqual({ records, cameAlong }, { records: 2, cameAlong: 15 + 15 + 14 })
+  assert.deepEqual(
+    new Set(readTrace(path).pages),
+    new Set([7, 3, 900, 100, 101, 270, 50]),
+    'as it was asked for',
+  )
+
+  demand({ order: 'recorded' }).take(recordOf([400, 410, 420, 430]))
+  assert.equal(demand().recorded!.length, all.size + 4, 'there each comes alone')
+  for (const options of [{ record: false }, { push: false }, { order: 'linear' }] as const)
+    demand(options).take(recordOf([500, 510, 520, 530]))
+  assert.equal(demand().recorded!.length, all.size + 4)
+})
+
 test('an order that hides what is wanted does not make the first record by itself', async (t) => {
   const { demand } = await setUp(t)
   const around = demand({ order: 'fault-around' })
   around.take(recordOf([1]))
   assert.equal(demand().recorded, undefined)
   const asked = demand({ order: 'fault-around', record: true })
-  asked.take(recordOf([1]))
-  assert.deepEqual([...demand().recorded!], [1])
+  asked.take(recordOf([17]))
+  assert.deepEqual(
+    [...demand().recorded!],
+    [17, ...Array.from({ length: 16 }, (_, i) => 16 + i).filter((page) => page !== 17)],
+    'what came along may have been wanted',
+  )
 })
 
 test('a record is to be complete only where it is kept: the push need not be patient in other runs', async (t) => {

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { buildRom, checkRam, romRange } from '../../src/guest/rom.js'
 import { convertStream } from '../../src/image/convert.js'
+import { LEARNT_PAGES_MIN } from '../../src/image/demand.js'
 import { workingSetPath } from '../../src/image/sidecar.js'
 import {
   inspectFile,
@@ -116,7 +117,8 @@ for (const version of ['7.2', '10.0']) {
         assert.deepEqual([ignored, notWritten], [null, null])
         assert.equal(order, recorded ? 'recorded-around' : 'linear')
         assert.equal(workingSet === null, !recorded)
-        assert.equal(written!.records, 1, 'only the first run was recorded')
+        const learns = recorded && run!.missed >= LEARNT_PAGES_MIN
+        assert.equal(written!.records, learns ? 2 : 1, 'the second is, only if it missed some')
         asked.push(run!.asked)
       } finally {
         await qemu.kill()
@@ -126,7 +128,7 @@ for (const version of ['7.2', '10.0']) {
     assert.ok(first! > 200, `${first} pages were asked for`)
     assert.ok(second! < first! / 4, `${second} of ${first} pages were asked for again`)
     const { workingSet } = inspectFile(vm.image)
-    assert.equal(workingSet!.pages, first)
+    assert.ok(workingSet!.pages >= first!)
     assert.ok(workingSet!.last.hitRate! > 0.75)
   })
 }
