@@ -9,7 +9,7 @@ import { setFlagsFromString } from 'node:v8'
 /** Into a function goes less of what it calls. */
 const INLINE_LESS = '--max-inlined-bytecode-size-cumulative=150'
 /** Only the V8 of Node.js 20 has it. */
-const COMPILE_LATER = '--interrupt-budget=300000'
+const COMPILE_LATER = '--interrupt-budget=1000000'
 
 /** To be called before a thread is started. */
 export function compileLess(): void {

@@ -1,9 +1,11 @@
 // Page data of an image where the page cache has it: whole chunks, in a mapping of the file. Source thread of a parked VM.
 //
 // Nothing is touched before the kernel has said that it is there: a file that has become too short, or cannot be read, is an
-// answer there, and would be the end of the process here.
+// answer there, and would be the end of the process here. Where the page cache has it, and we may know that, to ask costs less
+// than to have the kernel map each page: a touch maps as many at once.
 
-import { discard, isCached, mapFile, populate, viewOf, willNeed } from '../os/mapping.js'
+import { fstatSync } from 'node:fs'
+import { discard, endOfFile, isCached, mapFile, populate, viewOf, willNeed } from '../os/mapping.js'
 import { type Bitmap, createBitmap } from '../ram/bitmap.js'
 import { CHUNK_BYTES, isWhole } from './checksums.js'
 import type { Image, ImageBlock } from './image.js'
@@ -35,6 +37,7 @@ export interface ChunkMap {
 /** @param unchecked by block, chunks that are still to be compared with their checksums: none of their bits is left when they are */
 export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): ChunkMap {
   const blocks = image.blocks.map((block) => mapBlock(image.fd, block))
+  const ours = isOurs(image.fd)
   let mappedBytes = 0
 
   function forget(): void {
@@ -42,11 +45,12 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
     for (const { address, length } of blocks) if (length > 0) discard(address, length)
   }
 
-  /** Takes those from `first` to `end`, or to one that cannot be had so. Returns how many. */
-  function take(blockIndex: number, first: number, end: number): number {
+  /** Takes those from `first` to `end`, or to one that cannot be had so. Returns how many. `cached`: as far as we know. */
+  function take(blockIndex: number, first: number, end: number, cached: boolean): number {
     const block = blocks[blockIndex]!
     if (mappedBytes >= FORGET_BYTES) forget()
-    if (!populate(block.addressOf(first), (end - first) * CHUNK_BYTES)) return 0
+    const whole = ours && endOfFile(image.fd) >= image.fileBytes
+    if (!(cached && whole) && !populate(block.addressOf(first), (end - first) * CHUNK_BYTES)) return 0
     mappedBytes += (end - first) * CHUNK_BYTES
     for (let chunk = first; chunk < end; chunk++) {
       if (unchecked[blockIndex]!.get(chunk) && !image.isRight(blockIndex, chunk, block.bytes(chunk))) {
@@ -70,9 +74,10 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
       let end = chunk
       while (end < behind && block.mayHave(end) && !found.get(end)) end++
       if (end === chunk) return 0
+      const cached = isCached(block.addressOf(chunk), (end - chunk) * CHUNK_BYTES)
+      if (urgent && !cached) return 0
       if (!urgent) block.readAhead(chunk, end)
-      else if (!isCached(block.addressOf(chunk), CHUNK_BYTES)) return 0
-      return take(blockIndex, chunk, end)
+      return take(blockIndex, chunk, end, cached)
     },
     addressOf: (blockIndex, chunk) => blocks[blockIndex]!.addressOf(chunk),
     expect(blockIndex, chunk) {
@@ -84,6 +89,9 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
     },
   }
 }
+
+/** The kernel tells us what the page cache has of it: of other files, it says that it has all. */
+const isOurs = (fd: number): boolean => [0, fstatSync(fd).uid].includes(process.geteuid!())
 
 /** What a block has in whole chunks. */
 function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {

@@ -221,12 +221,16 @@ test('damage is no business of who prepares, but of who wants the page', (t) => 
     })
 })
 
-test('an image that has become shorter is an error, and no end of the process', (t) => {
+test('an image that has become shorter is an error, and no end of the process, wherever that is', (t) => {
   const { chunks, image, path } = setUp(t, 1)
-  truncateSync(path, image.blocks[0]!.pagesOffset + 40 * PAGE)
+  const last = 40
+  for (let page = last + 3 * CHUNK_PAGES; page >= last; page--) {
+    truncateSync(path, image.blocks[0]!.pagesOffset + page * PAGE)
+    for (const urgent of [true, false])
+      assert.throws(() => chunks.read(0, page + 1, 1, urgent), {
+        name: 'ImageError',
+        message: /the file ends inside page data/,
+      })
+  }
   assert.ok(chunks.read(0, 0, 1, false).lasting)
-  assert.throws(() => chunks.read(0, 41, 1, false), {
-    name: 'ImageError',
-    message: /the file ends inside page data/,
-  })
 })

@@ -61,6 +61,7 @@ const FUNCTIONS = {
   _exit: { result: 'void', args: ['int'] },
   read: { result: 'long', args: ['int', 'address', 'size'] },
   write: { result: 'long', args: ['int', 'address', 'size'] },
+  lseek: { result: 'long', args: ['int', 'ulong', 'int'] },
   ioctl: { result: 'int', args: ['int', 'ulong', 'address'] },
   fcntl: { result: 'int', args: ['int', 'int', 'ulong'] },
   syscall: { result: 'long', args: ['ulong', 'ulong'] },

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { closeSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, openSync, readSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'node:test'
@@ -8,7 +8,9 @@ import { closeFd } from './channel-io.js'
 import {
   createMemfd,
   discard,
+  endOfFile,
   hugePages,
+  isCached,
   isZeroRange,
   lockedMemoryFlags,
   mapAnonymous,
@@ -34,6 +36,29 @@ test('anonymous memory is zero, and zero again after a discard', (t) => {
   assert.equal(view[PAGE - 1], 1)
   assert(isZeroRange(mapping.address + PAGE, PAGE))
   assert.equal(view[2 * PAGE], 1)
+})
+
+test('of a file in the page cache all is there, but nothing behind its end', (t) => {
+  const PAGES = 600
+  const path = join(tmpdir(), `farfault-cached-${process.pid}`)
+  writeFileSync(path, Buffer.alloc(PAGES * PAGE, 1))
+  const fd = openSync(path, 'r')
+  const mapping = mapFile(fd, PAGES * PAGE, { readOnly: true })
+  t.after(() => {
+    mapping.unmap()
+    closeSync(fd)
+    rmSync(path)
+  })
+  const cached = (from: number, end: number) => isCached(mapping.address + from * PAGE, (end - from) * PAGE)
+  assert.ok(cached(0, PAGES) && cached(1, 2) && cached(3, 259))
+  assert.equal(endOfFile(fd), PAGES * PAGE)
+  const LEFT = 300
+  truncateSync(path, LEFT * PAGE)
+  assert.equal(endOfFile(fd), LEFT * PAGE)
+  assert.ok(cached(0, LEFT))
+  const behind = LEFT + 256 // the kernel may keep as many pages together
+  for (const from of [0, behind - 257, behind - 256, behind - 255, behind - 1, behind])
+    for (const end of [behind + 1, behind + 3]) assert.ok(!cached(from, end), `${from} to ${end}`)
 })
 
 test('unmap twice is harmless', () => {

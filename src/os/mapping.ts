@@ -1,6 +1,5 @@
 // Mappings: anonymous memory, huge pages, files and memfds, and what can be advised about them. Any thread.
 
-import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { HostUnsupportedError, SystemError, UsageError } from '../errors.js'
 import { check, errno, errnoName, hex, libc } from './libc.js'
@@ -164,21 +163,32 @@ export function willNeed(address: number, length: number): void {
 export const populate = (address: number, length: number): boolean =>
   libc().madvise(address, length, LINUX.MADV_POPULATE_READ) === 0
 
-const RESIDENCE_PAGES = 64
+const RESIDENCE_PAGES = 256
+const RESIDENT_WORD = 0x01_01_01_01
 let residence: NativeBuffer | undefined
 
 /**
- * The page cache has all of this part of a mapped file, at most 64 pages; true as well where that is not for us to know, which is so
- * of a file that is not ours (mincore(2)).
+ * The page cache has all of this part of a mapped file; true as well where that is not for us to know, which is so of a file that
+ * is not ours (mincore(2)), and perhaps just behind the end of one that was cut off: there, a touch is a signal nevertheless.
  */
 export function isCached(address: number, length: number): boolean {
-  const pages = length / pageSize()
-  assert(pages <= RESIDENCE_PAGES, `${pages} pages at once`)
   residence ??= nativeBuffer(RESIDENCE_PAGES)
-  if (libc().mincore(address, length, residence.address) !== 0) return false
-  for (let page = 0; page < pages; page++) if ((residence.bytes[page]! & 1) === 0) return false
+  const { words, bytes } = residence
+  const stride = RESIDENCE_PAGES * pageSize()
+  for (let at = 0; at < length; at += stride) {
+    const part = Math.min(stride, length - at)
+    if (libc().mincore(address + at, part, residence.address) !== 0) return false
+    const pages = part / pageSize()
+    for (let i = 0; i < pages >> 2; i++) if ((words[i]! & RESIDENT_WORD) !== RESIDENT_WORD) return false
+    for (let i = pages & ~3; i < pages; i++) if ((bytes[i]! & 1) === 0) return false
+  }
   return true
 }
+
+const SEEK_END = 2
+
+/** Where a file, or a block device, ends now. */
+export const endOfFile = (fd: number): number => check('lseek', libc().lseek(fd, 0, SEEK_END), `${fd}`)
 
 function advise(address: number, length: number, advice: number, tolerated?: string): void {
   if (libc().madvise(address, length, advice) === 0) return

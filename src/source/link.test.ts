@@ -116,6 +116,19 @@ test('no requests are read while none can be taken', options, (t) => {
   assert.deepEqual(seen, [1])
 })
 
+test('a look takes in what was said, and waits for nothing', options, (t) => {
+  const { link, send, seen, gate, wake } = connectedLink(t, socketPair())
+  link.look()
+  wake.signal()
+  gate.open = false
+  send({ name: 'PONG', value: 1 }, { name: 'PONG', value: 2 })
+  link.look()
+  assert.deepEqual(seen, [])
+  gate.open = true
+  link.look()
+  assert.deepEqual(seen, [1, 2], 'and what others say is for who waits')
+})
+
 test('a wake ends the wait and is heard once', options, (t) => {
   const { link, wake, seen } = connectedLink(t)
   wake.signal()

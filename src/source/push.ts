@@ -145,7 +145,7 @@ function pushChunk(o: Outgoing, room: number, next: PageOrder['nextScanned'], as
   for (let left = room; left > 0; left = room - (o.sender.bytes() - start)) {
     if (looked + LOOK_BYTES <= o.sender.bytes()) {
       looked = o.sender.bytes()
-      o.link.pump(0)
+      o.link.look()
       serveRequests(o)
     }
     if (!next(Math.min(most, Math.ceil(left / TARGET_PAGE_BYTES)))) break
