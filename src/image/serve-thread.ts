@@ -5,6 +5,7 @@ import type { RecordLimits } from '../order/recorder.js'
 import { numberBlocks } from '../ram/block.js'
 import { runSource, type Served, type SourceThreadBase } from '../source/run-source.js'
 import { createStoredOrigin } from '../source/stored-origin.js'
+import { CHUNK_PAGES } from './checksums.js'
 import { createChunkReader } from './chunk-reader.js'
 import { openImage } from './image.js'
 
@@ -19,6 +20,7 @@ export interface ServeThreadData extends SourceThreadBase {
 
 /** For pages that earlier runs asked for: less than a QEMU takes to start. */
 const PREPARE_MS = 25
+const FEW_CHUNKS = 8
 
 const data = workerData as ServeThreadData
 
@@ -31,8 +33,21 @@ const blocks = numberBlocks(
 )
 
 // QEMU starts meanwhile, and has no use for these yet.
-if (data.options.order.recorded && data.recorded !== undefined)
-  chunks.prepare(data.recorded, blocks, PREPARE_MS)
+const likely = data.options.order.recorded ? data.recorded : undefined
+chunks.prepare(likely ?? few(), blocks, PREPARE_MS)
+
+/** Pages of a few chunks: nobody knows what will be wanted, but to read has been rehearsed. */
+function few(): Uint32Array {
+  const { present } = image.blocks[0]!
+  const pages: number[] = []
+  for (let chunk = 0; pages.length < FEW_CHUNKS; ) {
+    const page = present.nextSet(chunk * CHUNK_PAGES)
+    if (page < 0) break
+    pages.push(page)
+    chunk = Math.floor(page / CHUNK_PAGES) + 1
+  }
+  return Uint32Array.from(pages)
+}
 
 runSource(data, served)
 

@@ -38,6 +38,7 @@ const ANSWERS: readonly ReturnMessage[] = [
 export function rehearse(options: OutgoingOptions): void {
   const ram = mapAnonymous(PAGES * TARGET_PAGE_BYTES)
   const [near, far] = socketPair()
+  const [urgentNear, urgentFar] = options.preempt ? socketPair() : []
   const wake = createWake()
   memset(ram.address, 1, ram.length / 2) // the other half is zero
   const blocks = numberBlocks([
@@ -47,7 +48,7 @@ export function rehearse(options: OutgoingOptions): void {
   const status = createMachine('rehearsal', SOURCE_STATUS, new Int32Array(1), 0)
   const o = createOutgoing({
     fd: near,
-    urgentFd: undefined,
+    urgentFd: urgentNear,
     wake,
     options: {
       ...options,
@@ -76,8 +77,7 @@ export function rehearse(options: OutgoingOptions): void {
     pushRemaining(o)
   } finally {
     o.close()
-    closeFd(near)
-    closeFd(far)
+    for (const fd of [near, far, urgentNear, urgentFar]) if (fd !== undefined) closeFd(fd)
     wake.close()
     ram.unmap()
   }
