@@ -76,7 +76,7 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
       if (end === chunk) return 0
       const cached = isCached(block.addressOf(chunk), (end - chunk) * CHUNK_BYTES)
       if (urgent && !cached) return 0
-      if (!urgent) block.readAhead(chunk, end)
+      if (!urgent) block.readAhead(chunk, end, cached)
       return take(blockIndex, chunk, end, cached)
     },
     addressOf: (blockIndex, chunk) => blocks[blockIndex]!.addressOf(chunk),
@@ -113,9 +113,11 @@ function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {
 
   /**
    * The kernel's own way for a mapping reads around what is wanted, megabytes where the disk is set up so, and a guest waits
-   * for them. So it is told: what is wanted, and the more beyond that, the longer one chunk has followed the other.
+   * for them. So it is told: what is wanted, and the more beyond that, the longer one chunk has followed the other. Not where
+   * chunks are there that nothing was told of: it would look up each page of those behind them.
    */
-  function readAhead(first: number, behind: number): void {
+  function readAhead(first: number, behind: number, cached: boolean): void {
+    if (cached && first >= aheadEnd) return
     if (first !== next) {
       ahead = 0
       aheadEnd = first

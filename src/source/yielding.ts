@@ -28,7 +28,7 @@ export interface Yielding {
 }
 
 /** From one request to the next of a guest that is at it, ms. */
-const ASKING_MS = 20
+const ASKING_MS = 5
 
 export function createYielding({ quietMs, patienceMs }: YieldingOptions): Yielding {
   let requestMs = Number.NEGATIVE_INFINITY
