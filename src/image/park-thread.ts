@@ -35,6 +35,7 @@ export interface ParkThreadData {
 }
 
 export type ParkThreadMessage =
+  | { readonly ready: true }
   | { readonly connected: number }
   | { readonly done: ParkReport; readonly error?: ErrorMessage }
 
@@ -172,6 +173,7 @@ function report(error?: unknown): ParkReport {
 
 let fd = -1
 try {
+  tell({ ready: true })
   const accepted = acceptOn(data.listenFd, data.wakeFd)
   if (accepted !== 'woken') {
     fd = accepted

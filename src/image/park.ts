@@ -33,6 +33,8 @@ export interface Parking {
   readonly uri: string
   /** Counters, live. */
   readonly stats: Readonly<Stats<ParkStat>>
+  /** Resolves when a source is waited for, or never will be: one that comes before waits until a thread has started. */
+  readonly ready: Promise<void>
   /** Resolves when it has ended, well or not; never rejects for what a source or a disk did. */
   readonly done: Promise<ParkReport & { readonly cause?: Error }>
   /** Give up: the guest stays at the source, and nothing is left on disk. No effect once the image is whole. */
@@ -67,9 +69,14 @@ export function parkFrom(options: ParkOptions): Parking {
   }
   const forget = beforeExit(cancel)
 
+  let isReady = (): void => {}
+  const ready = new Promise<void>((resolve) => {
+    isReady = resolve
+  })
   let result: (ParkReport & { cause?: Error }) | undefined
   const ended = followThread<ParkThreadMessage>(worker, (m) => {
-    if ('connected' in m) channelFd = m.connected
+    if ('ready' in m) isReady()
+    else if ('connected' in m) channelFd = m.connected
     else if (m.error === undefined) result = m.done
     else {
       const cause = listener.reasonFor(errorFromMessage(m.error))
@@ -85,7 +92,8 @@ export function parkFrom(options: ParkOptions): Parking {
     await listener.ended()
     return result ?? cancelled()
   })
-  return { uri: listener.uri, stats: createStats(PARK_STATS, statsMemory), done, cancel }
+  done.then(isReady, isReady)
+  return { uri: listener.uri, stats: createStats(PARK_STATS, statsMemory), ready, done, cancel }
 }
 
 function cancelled(): ParkReport & { cause: Error } {

@@ -113,13 +113,14 @@ async function parkByStream(
   try {
     const listen = options.listen ?? `unix:${join(directory, 'migration')}`
     parking = parkFrom({ listen, path, replace, by, qemu, ...security(options) })
-    const { uri, done, stats } = parking
+    const { uri, ready, done, stats } = parking
     // When it fails here QEMU has been told, or is told now.
     const ended = done.then((report) => {
       if (!report.ok) ours.abort(report.cause)
       return report
     })
     ended.catch(() => {}) // looked at below, unless QEMU fails first
+    await ready // the guest would run or stand still for nothing meanwhile
     const saved = await saveGuest(qmp, settings, {
       uri,
       downtimeLimitMs: options.downtimeLimitMs ?? 1000,
