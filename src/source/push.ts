@@ -19,6 +19,7 @@ const ping = createPing()
 
 /** The first of what is likely to be asked for, before the guest may run. What the destination is to discard must be discarded. */
 export function pushAhead(o: Outgoing): void {
+  o.pacer.bytesPerSecond = o.options.maxPostcopyBandwidth // nobody has asked for them, either
   const endMs = monotonicMs() + AHEAD_MS
   while (o.order.anyLikely()) {
     const nowMs = monotonicMs()
