@@ -1,4 +1,4 @@
-// Page data of an image where the page cache has it: whole chunks, in a mapping of the file. Source thread of a parked VM.
+// Page data of an image where the page cache has it: chunks, in a mapping of the file. Source thread of a parked VM.
 //
 // Nothing is touched before the kernel has said that it is there: a file that has become too short, or cannot be read, is an
 // answer there, and would be the end of the process here. Where the page cache has it, and we may know that, to ask costs less
@@ -22,8 +22,8 @@ const AHEAD_CHUNKS_MAX = 64
 
 export interface ChunkMap {
   /**
-   * How many chunks, of `most` from there on, are there and found right; 0: the first lacks pages, or cannot be had here, or
-   * (`urgent`) is not in the page cache.
+   * How many chunks, of `most` from there on, are there and found right; 0: the first holds anything in the places of pages that it
+   * lacks, or cannot be had here, or (`urgent`) is not in the page cache.
    * @throws ImageError when one is damaged
    */
   find(blockIndex: number, chunk: number, most: number, urgent: boolean): number
@@ -93,7 +93,7 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
 /** The kernel tells us what the page cache has of it: of other files, it says that it has all. */
 const isOurs = (fd: number): boolean => [0, fstatSync(fd).uid].includes(process.geteuid!())
 
-/** What a block has in whole chunks. */
+/** What a block has, but for a shorter end. */
 function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {
   const chunks = Math.floor(length / CHUNK_BYTES)
   const bytes = chunks * CHUNK_BYTES
@@ -132,7 +132,7 @@ function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {
 
   return {
     ...{ address, length: bytes, present, apart, readAhead },
-    /** It is not the shorter end, and has not been found to hold anything in the places of pages that it lacks. */
+    /** It is not the shorter end, and has not been found wrong because of what is in the places of pages that it lacks. */
     mayHave: (chunk: number): boolean => chunk < chunks && !apart.get(chunk),
     addressOf: (chunk: number): number => address + chunk * CHUNK_BYTES,
     found: createBitmap(chunks),

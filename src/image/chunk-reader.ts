@@ -1,6 +1,6 @@
-// Page data of an image on its way out, in chunks, because a chunk is what has a checksum. A whole chunk stays where it is, in
-// the page cache, which all resumes of an image share; one that lacks pages is read into memory of ours, where what the file
-// holds in their places is cleared. So is one that somebody waits for: of a cold file that takes less time. Source thread of a parked VM.
+// Page data of an image on its way out, in chunks, because a chunk is what has a checksum. It stays where it is, in the page
+// cache, which all resumes of an image share. One that lacks pages, and holds anything in their places in the file, is read into memory
+// of ours and cleared there. So is one that somebody waits for: of a cold file that takes less time. Source thread of a parked VM.
 
 import assert from 'node:assert/strict'
 import { ImageError } from '../errors.js'
@@ -79,6 +79,17 @@ export function createChunkReader(image: Image, verify: boolean): ChunkReader {
     return extent
   }
 
+  /** Of each chunk that has one of these pages, one that it has. */
+  function placesOf(pages: Uint32Array, ramBlocks: readonly RamBlock[]): Iterable<Place> {
+    const places = new Map<number, Place>()
+    for (const flat of pages) {
+      const { index, firstPage } = blockOfPage(ramBlocks, flat)
+      const page = flat - firstPage
+      if (image.blocks[index]!.present.get(page)) places.set(flat - (page % CHUNK_PAGES), { index, page })
+    }
+    return places.values()
+  }
+
   function release(pages: number, urgent: boolean): void {
     const lane = urgent ? lanes.urgent : lanes.other
     lane.reading = Math.max(0, lane.reading - pages)
@@ -90,9 +101,7 @@ export function createChunkReader(image: Image, verify: boolean): ChunkReader {
     release,
     prepare(pages, ramBlocks, maxMs) {
       const endMs = monotonicMs() + maxMs
-      const places = Array.from(pages, (page) => placeOf(page, ramBlocks)).filter(({ index, page }) =>
-        image.blocks[index]!.present.get(page),
-      )
+      const places = [...placesOf(pages, ramBlocks)]
       for (const { index, page } of places) map.expect(index, Math.floor(page / CHUNK_PAGES))
       try {
         for (const { index, page } of places) {
@@ -114,12 +123,9 @@ export function createChunkReader(image: Image, verify: boolean): ChunkReader {
   }
 }
 
-function placeOf(
-  flat: number,
-  blocks: readonly RamBlock[],
-): { readonly index: number; readonly page: number } {
-  const { index, firstPage } = blockOfPage(blocks, flat)
-  return { index, page: flat - firstPage }
+interface Place {
+  readonly index: number
+  readonly page: number
 }
 
 /** What is on its way over one channel. */

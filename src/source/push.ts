@@ -24,7 +24,7 @@ export function pushAhead(o: Outgoing): void {
   while (o.order.anyLikely()) {
     const nowMs = monotonicMs()
     if (nowMs >= endMs || o.pacer.waitMs(nowMs) > 0) break
-    const room = o.window.room(false)
+    const room = o.window.room(true) // what is on its way then, the guest waits for
     if (room > 0) confirmed(o, pushChunk(o, room, o.order.nextLikely, false))
     o.link.pump(room > 0 ? 0 : Math.ceil(endMs - nowMs))
   }
