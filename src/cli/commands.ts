@@ -140,11 +140,10 @@ export const RESUME_OPTIONS = {
   to: optional('URI', text, 'serve a QEMU that waits there already (tcp:, unix:), instead of starting one'),
   detach: flag('return when the VM runs; a process in the background serves its RAM until all is in'),
   'no-push': flag('send only pages that are asked for, for as long as the VM lives'),
-  'quiet-time': withDefault(
+  'quiet-time': optional(
     'TIME',
     duration,
-    '10ms',
-    'send other pages only when none has been asked for in this time',
+    'send other pages only when none has been asked for in this time; by default 10ms, or 50ms where a working set goes first',
   ),
   patience: optional(
     'TIME',
@@ -223,7 +222,7 @@ export const REPLAY_OPTIONS = {
     'bytes a second that source, link and destination carry; by default what the last run measured, or else 300M; 0 is no limit',
   ),
   'round-trip': withDefault('TIME', duration, '0', 'what the link adds to the time of a fault'),
-  'quiet-time': withDefault('TIME', duration, '10ms', 'as for resume'),
+  'quiet-time': optional('TIME', duration, 'as for resume'),
   patience: withDefault('TIME', duration, '100ms', 'as for resume'),
   'around-pages': AROUND,
   'working-set': optional(

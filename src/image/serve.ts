@@ -1,9 +1,9 @@
 // Serves a parked VM to a destination that resumes it: plays the postcopy source from the image. Main thread.
 
 import { assertAtLeastZero, LIMITS } from '../limits.js'
-import { orderSpec } from '../order/orders.js'
+import { ORDERS, orderSpec } from '../order/orders.js'
 import { type Source, startSource } from '../source/start-source.js'
-import { RECORDING_PATIENCE_MS, YIELDING } from '../source/yielding.js'
+import { RECORDED_QUIET_MS, RECORDING_PATIENCE_MS, YIELDING } from '../source/yielding.js'
 import type { TlsConnectOptions } from '../tls/tunnel.js'
 import { createDemand, type DemandOptions, type DemandReport } from './demand.js'
 import { identityOf } from './identity.js'
@@ -13,7 +13,7 @@ import type { ServeThreadData } from './serve-thread.js'
 export interface ServeOptions extends DemandOptions {
   /** False: pages are sent only when they are asked for, for as long as the VM lives. Default true. */
   readonly push?: boolean
-  /** Pages that are not likely to be asked for are sent only when nobody has asked for one in this time, ms. Default 10. */
+  /** Pages that are not likely to be asked for are sent only when nobody has asked for one in this time, ms. Default 10, or 50 where a working set goes first. */
   readonly quietMs?: number
   /** A guest that never ceases to ask holds them up for no longer than this, ms. Default 100, or 500 where they are recorded. */
   readonly patienceMs?: number
@@ -59,13 +59,7 @@ export interface ServedImage {
  * @throws ImageError, UsageError
  */
 export function serveImage(path: string, options: ServeOptions = {}): ServedImage {
-  const {
-    push = true,
-    quietMs = YIELDING.quietMs,
-    maxBandwidth = 0,
-    verify = true,
-    setupTimeoutMs = 10_000,
-  } = options
+  const { push = true, maxBandwidth = 0, verify = true, setupTimeoutMs = 10_000 } = options
   const {
     recoverTimeMs = LIMITS.recoverMs,
     silenceTimeoutMs,
@@ -77,7 +71,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
   if (stallMsPerSecond !== undefined) assertAtLeastZero({ stallMsPerSecond })
   if (silenceTimeoutMs !== undefined) assertAtLeastZero({ silenceTimeoutMs })
   assertAtLeastZero({
-    quietMs,
+    quietMs: options.quietMs ?? 0,
     patienceMs: options.patienceMs ?? 0,
     maxBandwidth,
     setupTimeoutMs,
@@ -86,6 +80,8 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
   })
   const { machine, memoryBytes, identity, configuration, ramSectionId, demand } = lookInto(path, options)
   const { order, recorded, record } = demand
+  const isGiven = ORDERS[order].recorded && recorded !== undefined
+  const { quietMs = isGiven ? RECORDED_QUIET_MS : YIELDING.quietMs } = options
   const { patienceMs = demand.keeps ? RECORDING_PATIENCE_MS : YIELDING.patienceMs } = options
   const source = startSource<ServeThreadData>({
     thread: new URL('./serve-thread.js', import.meta.url),

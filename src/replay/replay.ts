@@ -6,7 +6,7 @@ import { readTrace, type WorkingSetFile } from '../image/working-set-file.js'
 import { assertAtLeastZero } from '../limits.js'
 import { AROUND_PAGES, ORDER_NAMES, type OrderName, orderSpec } from '../order/orders.js'
 import { numberBlocks, TARGET_PAGE_BYTES } from '../ram/block.js'
-import { YIELDING } from '../source/yielding.js'
+import { RECORDED_QUIET_MS, YIELDING } from '../source/yielding.js'
 import { type Outcome, simulate, type Trace } from './model.js'
 
 export interface ReplayOptions {
@@ -14,7 +14,7 @@ export interface ReplayOptions {
   readonly bandwidth?: number
   /** What the link adds to the time of a fault, ms. Default 0: the link is that of the trace. */
   readonly roundTripMs?: number
-  /** As in `ServeOptions`. Default 10 and 100. */
+  /** As in `ServeOptions`: by default 10, or 50 where recorded pages go first, and 100. */
   readonly quietMs?: number
   readonly patienceMs?: number
   /** As in `ServeOptions`. Default 64. */
@@ -43,17 +43,17 @@ const DEFAULT_BANDWIDTH = 300 * 1024 * 1024
 
 /** @throws ImageError when a trace is damaged; UsageError for one that is not there, or for options that cannot be. */
 export function replayTrace(path: string, options: ReplayOptions = {}): ReplayReport {
-  const { roundTripMs = 0, quietMs = YIELDING.quietMs, patienceMs = YIELDING.patienceMs } = options
+  const { roundTripMs = 0, patienceMs = YIELDING.patienceMs } = options
   const { aroundPages = AROUND_PAGES } = options
   const file = readTrace(path)
   const bandwidth = options.bandwidth ?? measuredBandwidth(file)
-  assertAtLeastZero({ bandwidth, roundTripMs, quietMs, patienceMs })
+  assertAtLeastZero({ bandwidth, roundTripMs, quietMs: options.quietMs ?? 0, patienceMs })
   const trace = traceOf(file)
   const recorded = options.workingSet === undefined ? file.pages : otherSet(options.workingSet, file)
   const gaps = gapsOf(file.firstUs)
   const recordedFaultUs = faultCostUs(gaps)
   const conditions = {
-    ...{ recorded, quietMs, patienceMs, loadedMs: file.recorded.loadedMs },
+    ...{ recorded, patienceMs, loadedMs: file.recorded.loadedMs },
     bandwidth: bandwidth === 0 ? Number.POSITIVE_INFINITY : bandwidth,
     ...{ wakeUs: wakeDelayUs(gaps), recordedFaultUs, faultUs: recordedFaultUs + roundTripMs * 1000 },
   }
@@ -66,10 +66,10 @@ export function replayTrace(path: string, options: ReplayOptions = {}): ReplayRe
     pages: file.pages.length,
     spanMs: (file.firstUs.at(-1) ?? 0) / 1000,
     ...{ recordedFaultUs, bandwidth, roundTripMs },
-    orders: [{ order: 'on-demand' as const, spec: undefined }, ...specs].map(({ order, spec }) => ({
-      order,
-      ...simulate(trace, { ...conditions, spec }),
-    })),
+    orders: [{ order: 'on-demand' as const, spec: undefined }, ...specs].map(({ order, spec }) => {
+      const { quietMs = spec?.recorded ? RECORDED_QUIET_MS : YIELDING.quietMs } = options
+      return { order, ...simulate(trace, { ...conditions, spec, quietMs }) }
+    }),
     doubts: doubtsAbout(file),
   }
 }
