@@ -22,9 +22,6 @@ export function chunkMask(present: Bitmap, chunk: number): number {
   return (present.words[chunk >>> 1]! >>> ((chunk & 1) * CHUNK_PAGES)) & ALL_PAGES
 }
 
-/** Whether all of a chunk's pages are present. Not for the shorter end of a block. */
-export const isWhole = (present: Bitmap, chunk: number): boolean => chunkMask(present, chunk) === ALL_PAGES
-
 /** Chunks that have a present page. */
 export function countChunks(present: Bitmap): number {
   let count = 0

@@ -7,7 +7,7 @@
 import { fstatSync } from 'node:fs'
 import { discard, endOfFile, isCached, mapFile, populate, viewOf, willNeed } from '../os/mapping.js'
 import { type Bitmap, createBitmap } from '../ram/bitmap.js'
-import { CHUNK_BYTES, isWhole } from './checksums.js'
+import { CHUNK_BYTES } from './checksums.js'
 import type { Image, ImageBlock } from './image.js'
 
 /** Page tables are given back after so many bytes: those of a large image would fill much memory. */
@@ -22,9 +22,8 @@ const AHEAD_CHUNKS_MAX = 64
 
 export interface ChunkMap {
   /**
-   * How many chunks, of `most` from there on, are there and found right; 0: the first holds anything in the places of pages that it
-   * lacks, or cannot be had here, or (`urgent`) is not in the page cache.
-   * @throws ImageError when one is damaged
+   * How many chunks, of `most` from there on, are there and found right; 0: the first is damaged, or holds anything in the places of
+   * pages that it lacks, or cannot be had here, or (`urgent`) is not in the page cache.
    */
   find(blockIndex: number, chunk: number, most: number, urgent: boolean): number
   /** Where that one is. */
@@ -54,8 +53,7 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
     mappedBytes += (end - first) * CHUNK_BYTES
     for (let chunk = first; chunk < end; chunk++) {
       if (unchecked[blockIndex]!.get(chunk) && !image.isRight(blockIndex, chunk, block.bytes(chunk))) {
-        if (isWhole(block.present, chunk)) image.checkChunk(blockIndex, chunk, block.bytes(chunk))
-        block.apart.set(chunk)
+        block.apart.set(chunk) // if it is damaged, whoever copies it says so
         return chunk - first
       }
       unchecked[blockIndex]!.clear(chunk)
@@ -94,7 +92,7 @@ export function createChunkMap(image: Image, unchecked: readonly Bitmap[]): Chun
 const isOurs = (fd: number): boolean => [0, fstatSync(fd).uid].includes(process.geteuid!())
 
 /** What a block has, but for a shorter end. */
-function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {
+function mapBlock(fd: number, { pagesOffset, length }: ImageBlock) {
   const chunks = Math.floor(length / CHUNK_BYTES)
   const bytes = chunks * CHUNK_BYTES
   const mapping = chunks === 0 ? undefined : mapFile(fd, bytes, { offset: pagesOffset, readOnly: true })
@@ -131,8 +129,8 @@ function mapBlock(fd: number, { pagesOffset, length, present }: ImageBlock) {
   }
 
   return {
-    ...{ address, length: bytes, present, apart, readAhead },
-    /** It is not the shorter end, and has not been found wrong because of what is in the places of pages that it lacks. */
+    ...{ address, length: bytes, apart, readAhead },
+    /** It is not the shorter end, and has not been found wrong: damaged, or because of what is in the places of pages that it lacks. */
     mayHave: (chunk: number): boolean => chunk < chunks && !apart.get(chunk),
     addressOf: (chunk: number): number => address + chunk * CHUNK_BYTES,
     found: createBitmap(chunks),

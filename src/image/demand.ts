@@ -90,9 +90,12 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
     record: wanted === false ? undefined : { settleMs: LIMITS.recordSettleMs, maxMs: recordMaxMs },
     keeps: keep,
     take(record) {
-      const missed = record.pages.length - record.late
-      const seen = { record, order: how, keep: keep || (learns && missed >= LEARNT_PAGES_MIN) } as const
-      const described = describeRun(seen)
+      const described = describeRun(record, how)
+      const seen = {
+        record,
+        order: how,
+        keep: keep || (learns && described.missed >= LEARNT_PAGES_MIN),
+      } as const
       run = { ...described, asked: record.pages.length, hitRate: hitRate(described) ?? null }
       try {
         const set = addRun(identity, seen)

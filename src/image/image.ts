@@ -61,9 +61,7 @@ export interface Image {
    * @throws ImageError with block and offset when it is damaged.
    */
   readChunk(blockIndex: number, chunk: number, bytes: Uint8Array, verify: boolean): void
-  /** Compares a chunk, as `readChunk` gives it, with its checksum. @throws ImageError as that does. */
-  checkChunk(blockIndex: number, chunk: number, bytes: Uint8Array): void
-  /** Whether it has its checksum, or there are none. */
+  /** Whether a chunk, as `readChunk` gives it, has its checksum, or there are none. */
   isRight(blockIndex: number, chunk: number, bytes: Uint8Array): boolean
   /** Compares all of the page data. Yields bytes read. @throws ImageError as `readChunk`. */
   verify(): Generator<number, void>
@@ -119,10 +117,6 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
     const sums = `checksum ${checksumDigits(got)}, expected ${checksumDigits(expected)}`
     throw new ImageError(`${which}: ${sums}`, path, pagesOffset + chunk * CHUNK_BYTES)
   }
-  const checkChunk = (blockIndex: number, chunk: number, bytes: Uint8Array): void => {
-    if (checksums !== undefined) compare(blockIndex, chunk, checksumOfBytes(bytes))
-  }
-
   return {
     path,
     fd,
@@ -141,9 +135,8 @@ function imageOf(file: OpenFile, { requireSidecar = false, offset = 0 }: OpenIma
       readExactly(file, bytes, pagesOffset + chunk * CHUNK_BYTES, 'page data')
       const mask = chunkMask(present, chunk)
       clearAbsent(bytes, mask)
-      if (verify && mask !== 0) checkChunk(blockIndex, chunk, bytes)
+      if (verify && mask !== 0 && checksums !== undefined) compare(blockIndex, chunk, checksumOfBytes(bytes))
     },
-    checkChunk,
     isRight: (blockIndex, chunk, bytes) =>
       checksums === undefined || checksumOfBytes(bytes) === checksums[blockIndex]!(chunk),
     *verify() {

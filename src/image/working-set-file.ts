@@ -11,7 +11,7 @@ import { NEAR_PAGES, ORDER_NAMES, ORDERS, type OrderName } from '../order/orders
 import type { DemandRecord } from '../order/recorder.js'
 import { type ComesAlong, mergeRecord, type WorkingSet } from '../order/working-set.js'
 import { type Bitmap, bitmapBytes, createBitmap } from '../ram/bitmap.js'
-import { TARGET_PAGE_BYTES } from '../ram/block.js'
+import { blockOfPage, numberBlocks, type RamBlock, TARGET_PAGE_BYTES } from '../ram/block.js'
 import {
   type Check,
   checksumOf,
@@ -72,6 +72,14 @@ export interface WorkingSetFile extends WorkingSet {
   /** The last run. */
   readonly last: Run
 }
+
+/** They lie nowhere: by them pages are numbered. */
+export const ramBlocksOf = (blocks: readonly WorkingSetBlock[]): RamBlock[] =>
+  numberBlocks(
+    blocks.map(({ name, present }) => ({
+      ...{ name, length: present.length * TARGET_PAGE_BYTES, pageSize: TARGET_PAGE_BYTES, address: 0 },
+    })),
+  )
 
 /** Of all pages that a run needed, as far as is known, those that were there in time; undefined when nothing was known before. */
 export const hitRate = ({ ahead, late, missed }: Run): number | undefined =>
@@ -256,7 +264,7 @@ export interface NewRun {
   readonly keep: boolean
 }
 
-export const describeRun = ({ record, order }: NewRun): Run => ({
+export const describeRun = (record: DemandRecord, order: HowServed): Run => ({
   at: new Date().toISOString(),
   host: hostname(),
   order,
@@ -276,7 +284,7 @@ export const describeRun = ({ record, order }: NewRun): Run => ({
 export function addRun(of: ImageIdentity, run: NewRun): WorkingSetFile | undefined {
   const path = workingSetPath(of.path)
   const before = readable(of)
-  const last = describeRun(run)
+  const last = describeRun(run.record, run.order)
   const set = run.keep ? mergeRecord(before, run.record, comesAlong(of, run.order)) : before
   if (set === undefined) return undefined
   const merged: WorkingSetFile = {
@@ -300,16 +308,11 @@ export function addRun(of: ImageIdentity, run: NewRun): WorkingSetFile | undefin
 /** In an order that brings what is around a page: what goes with it at once. */
 function comesAlong({ blocks }: ImageIdentity, order: HowServed): ComesAlong | undefined {
   if (order === 'on-demand' || !ORDERS[order].around) return undefined
+  const ramBlocks = ramBlocksOf(blocks)
   return (page) => {
-    let start = 0
-    let end = 0
-    for (const { present } of blocks) {
-      end += present.length
-      if (page < end) break
-      start = end
-    }
-    const first = page - ((page - start) % NEAR_PAGES)
-    return { first, end: Math.min(first + NEAR_PAGES, end) }
+    const { firstPage, pages } = blockOfPage(ramBlocks, page)
+    const first = page - ((page - firstPage) % NEAR_PAGES)
+    return { first, end: Math.min(first + NEAR_PAGES, firstPage + pages) }
   }
 }
 

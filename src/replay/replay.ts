@@ -2,10 +2,9 @@
 // long as it calculates.
 
 import { UsageError } from '../errors.js'
-import { readTrace, type WorkingSetFile } from '../image/working-set-file.js'
+import { ramBlocksOf, readTrace, type WorkingSetFile } from '../image/working-set-file.js'
 import { assertAtLeastZero } from '../limits.js'
 import { AROUND_PAGES, ORDER_NAMES, type OrderName, orderSpec } from '../order/orders.js'
-import { numberBlocks, TARGET_PAGE_BYTES } from '../ram/block.js'
 import { RECORDED_QUIET_MS, YIELDING } from '../source/yielding.js'
 import { type Outcome, simulate, type Trace } from './model.js'
 
@@ -74,12 +73,11 @@ export function replayTrace(path: string, options: ReplayOptions = {}): ReplayRe
   }
 }
 
-function traceOf(file: WorkingSetFile): Trace {
-  const shapes = file.blocks.map(({ name, present }) => ({
-    ...{ name, length: present.length * TARGET_PAGE_BYTES, pageSize: TARGET_PAGE_BYTES, address: 0 },
-  }))
-  return { ...file, blocks: numberBlocks(shapes), present: file.blocks.map(({ present }) => present) }
-}
+const traceOf = (file: WorkingSetFile): Trace => ({
+  ...file,
+  blocks: ramBlocksOf(file.blocks),
+  present: file.blocks.map(({ present }) => present),
+})
 
 /** @throws UsageError when its pages are not those of the trace's machine */
 function otherSet(path: string, trace: WorkingSetFile): Uint32Array {
