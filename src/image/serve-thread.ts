@@ -20,7 +20,7 @@ export interface ServeThreadData extends SourceThreadBase {
 
 /** For pages that earlier runs asked for: less than a QEMU takes to start. */
 const PREPARE_MS = 25
-const FEW_CHUNKS = 8
+const FEW_CHUNKS = 32
 
 const data = workerData as ServeThreadData
 
