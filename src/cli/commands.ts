@@ -162,6 +162,11 @@ export const RESUME_OPTIONS = {
     'add to the working set beside the image which pages the VM asks for; by default when it has none yet, or lacks some of them',
   ),
   'no-record': flag('write no working set; one that is there is used'),
+  'working-set': optional(
+    'FILE',
+    text,
+    'for an image that has none yet: that of an earlier image of this VM (the image, or its .workingset.json)',
+  ),
   'record-time': withDefault('TIME', duration, '10s', 'a record ends then, if the VM has not settled before'),
   map: flag(
     'map RAM privately from the image where QEMU can (8.1 or newer): nothing is served, no process stays behind',
@@ -196,7 +201,7 @@ export const PARK_OPTIONS = {
   ),
   from: optional('FILE', text, 'convert a plain saved stream, as of exec:cat > FILE'),
   native: flag('with --qmp: QEMU writes the image itself (QEMU 9.0 and newer)'),
-  replace: flag('take the place of an image of that name'),
+  replace: flag('take the place of an image of that name; its working set stays, for the next resume'),
   quit: flag('with --qmp: end that QEMU when its state is in the image'),
   'downtime-limit': withDefault(
     'TIME',
@@ -290,7 +295,9 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
       'One image can be resumed many times at once.',
       'The first run notes which pages the VM asks for, until it has asked for nothing new in a second, in IMAGE.workingset.json (the next ' +
         'one, too, if it ended before); ' +
-        'later ones send these first, those of the first milliseconds before the VM runs. A run that asks for others adds them. It is bound to the image: of another one it is ignored. ' +
+        'later ones send these first, those of the first milliseconds before the VM runs. A run that asks for others adds them. ' +
+        'A VM that is parked again asks for the same, nearly all: the file is good for the next image of that name (park --replace), or for ' +
+        'one of another name (--working-set), but not for a VM with other RAM. ' +
         'With --record --no-push it is complete, and good for replay.',
       orderNote(
         ORDER_CHOICES,
@@ -326,6 +333,7 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     examples: [
       'farfault park vm.img --qmp /run/vm.qmp',
       'farfault park vm.img --qmp /run/vm.qmp --native --quit',
+      'farfault park vm.img --qmp /run/vm.qmp --replace',
       'farfault park vm.img --listen unix:/run/park.sock',
       'farfault park vm.img --listen tcp:0.0.0.0:4445 --tls-dir /etc/pki/qemu',
       'farfault park vm.img --from saved-stream',

@@ -76,11 +76,25 @@ function describeSidecar(sidecar: InspectReport['sidecar']): string {
 function describeWorkingSet({ workingSet, workingSetProblem }: InspectReport): string[] {
   if (workingSetProblem !== undefined) return [`of no use: ${workingSetProblem}`]
   if (workingSet === null) return ['none: the next run records one']
-  const { pages, ranges, bytes: size, records, seenOnce, cameAlong, spanMs, recorded, last } = workingSet
+  const {
+    pages,
+    ranges,
+    bytes: size,
+    records,
+    seenOnce,
+    cameAlong,
+    spanMs,
+    recorded,
+    last,
+    earlier,
+  } = workingSet
   const often = records > 1 ? `, ${counted(seenOnce, 'page')} in one only` : ''
   const along = cameAlong > 0 ? `, ${number(cameAlong)} near to one that was asked for` : ''
   const rate = last.hitRate === null ? '' : `, ${Math.round(100 * last.hitRate)} % came in time`
   return [
+    ...(earlier
+      ? ['of the image that was here before: a virtual machine that is parked again asks for the same']
+      : []),
     `${counted(pages, 'page')} in ${counted(ranges, 'range')}, ${bytes(size)}, within ${milliseconds(spanMs)}`,
     `${counted(records, 'record')}${often}${along}; the last at ${recorded.at} on ${recorded.host}, order ${recorded.order}${recorded.settled ? '' : ', cut short: the next run adds to it'}`,
     `last run at ${last.at} on ${last.host}, order ${last.order}: ${number(last.ahead)} ahead, ${number(last.late)} late, ${number(last.missed)} missed${rate}`,

@@ -82,6 +82,7 @@ const options = (values: ResumeValues) => ({
   order: values.order,
   aroundPages: values['around-pages'],
   ...(values.record || values['no-record'] ? { record: values.record } : {}),
+  ...(values['working-set'] === undefined ? {} : { workingSet: values['working-set'] }),
   recordMaxMs: values['record-time'],
   verify: !values['no-verify'],
   ...(values.preempt || values['no-preempt'] ? { preempt: values.preempt } : {}),
@@ -249,7 +250,7 @@ function sayDemand({ run, workingSet, written, notWritten }: DemandReport): void
   if (workingSet !== null) {
     const { ahead, late, missed } = run
     say(
-      `of the working set ${counted(ahead, 'page')} came before they were asked for, ${number(late)} did not; ${number(missed)} others were asked for`,
+      `of the working set${workingSet.earlier ? ' of an earlier image' : ''} ${counted(ahead, 'page')} came before they were asked for, ${number(late)} did not; ${number(missed)} others were asked for`,
     )
   }
   if (written !== null && written.records !== workingSet?.records)

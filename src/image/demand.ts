@@ -1,7 +1,7 @@
 // What is known of the pages that a parked VM asks for, and what a run of it adds. Main thread. Nothing here may hurt the
 // VM: what cannot be read is ignored, what cannot be written is said.
 
-import { messageOf } from '../errors.js'
+import { messageOf, UsageError } from '../errors.js'
 import { LIMITS } from '../limits.js'
 import { chooseOrder, ORDERS, type OrderChoice, type OrderName } from '../order/orders.js'
 import type { DemandRecord, RecordLimits } from '../order/recorder.js'
@@ -13,9 +13,11 @@ import {
   hitRate,
   type ImageIdentity,
   identify,
+  isOf,
   type Run,
   readWorkingSet,
   type WorkingSetFile,
+  workingSetBeside,
 } from './working-set-file.js'
 
 export interface DemandOptions {
@@ -27,20 +29,28 @@ export interface DemandOptions {
    * those that somebody did; and when pages that were to go first were not all that the VM asked for. With false nothing is written.
    */
   readonly record?: boolean
+  /** Of an earlier image of this VM, or of one that is like it: that image's path, or the file's. For an image that has none yet. */
+  readonly workingSet?: string
   /** A record ends after this time, ms, if the VM has not settled before. Default 10000. */
   readonly recordMaxMs?: number
   /** False: pages are sent only when they are asked for. */
   readonly push?: boolean
 }
 
+export interface WorkingSetSize {
+  readonly file: string
+  readonly pages: number
+  readonly records: number
+}
+
 /** What a run asked for. Grows while it goes on: `run` and `written` are null until the VM has settled. */
 export interface DemandReport {
   readonly order: OrderName | 'on-demand'
-  /** The working set that the run began with. */
-  readonly workingSet: { readonly file: string; readonly pages: number; readonly records: number } | null
+  /** The working set that the run began with. `earlier`: its runs were of an earlier image of the VM, or of another one. */
+  readonly workingSet: (WorkingSetSize & { readonly earlier: boolean }) | null
   readonly run: (Run & { readonly asked: number; readonly hitRate: number | null }) | null
   /** What is in the file now. */
-  readonly written: { readonly file: string; readonly pages: number; readonly records: number } | null
+  readonly written: WorkingSetSize | null
   /** Why the working set that is there was not used; null when it was, or there is none. */
   readonly ignored: string | null
   /** Why nothing could be written. Neither hurts the VM. */
@@ -61,9 +71,11 @@ export interface Demand {
 /** Each run differs a little from the one before: of fewer pages than this that were missed it is not worth learning. */
 export const LEARNT_PAGES_MIN = 4
 
-const sizeOf = (file: string, { pages, records }: WorkingSetFile) => ({ file, pages: pages.length, records })
+const sizeOf = (file: string, { pages, records }: WorkingSetFile): WorkingSetSize => ({
+  ...{ file, pages: pages.length, records },
+})
 
-/** @throws SystemError when the image cannot be read */
+/** @throws SystemError when the image cannot be read, UsageError when the working set that is to be used is not there */
 export function createDemand(image: Image, options: DemandOptions): Demand {
   const {
     order: choice = 'adaptive',
@@ -73,7 +85,7 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
   } = options
   const file = workingSetPath(image.path)
   const identity = identify(image)
-  const { known, ignored } = readIfSound(identity)
+  const { known, from, ignored } = lookUp(identity, options.workingSet)
   const order = chooseOrder(choice, stateOf(known, wanted !== false))
   // Neighbours that come along are never asked for: a record of them would lack most of what the VM needs.
   const complete = !push || !ORDERS[order].around
@@ -94,6 +106,7 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
       const seen = {
         record,
         order: how,
+        known,
         keep: keep || (learns && described.missed >= LEARNT_PAGES_MIN),
       } as const
       run = { ...described, asked: record.pages.length, hitRate: hitRate(described) ?? null }
@@ -106,7 +119,7 @@ export function createDemand(image: Image, options: DemandOptions): Demand {
     },
     report: () => ({
       order: how,
-      workingSet: known === undefined ? null : sizeOf(file, known),
+      workingSet: known === undefined ? null : { ...sizeOf(from, known), earlier: !isOf(known, identity) },
       run,
       written,
       ignored,
@@ -120,13 +133,26 @@ function stateOf(known: WorkingSetFile | undefined, recording: boolean): Paramet
   return known.recorded.settled || !recording ? 'record' : 'unsettled'
 }
 
-function readIfSound(identity: ImageIdentity): {
+interface Known {
   readonly known: WorkingSetFile | undefined
+  /** Where it was. */
+  readonly from: string
   readonly ignored: string | null
-} {
+}
+
+/** The image's own, or else the one at `other`. */
+function lookUp(identity: ImageIdentity, other: string | undefined): Known {
+  const own = readIfSound(identity, workingSetPath(identity.path))
+  if (own.known !== undefined || other === undefined) return own
+  const found = readIfSound(identity, workingSetBeside(other))
+  if (found.known === undefined && found.ignored === null) throw new UsageError(`there is no ${found.from}`)
+  return found
+}
+
+function readIfSound(identity: ImageIdentity, from: string): Known {
   try {
-    return { known: readWorkingSet(identity), ignored: null }
+    return { known: readWorkingSet(identity, from), from, ignored: null }
   } catch (error) {
-    return { known: undefined, ignored: messageOf(error) }
+    return { known: undefined, from, ignored: messageOf(error) }
   }
 }

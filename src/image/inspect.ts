@@ -14,7 +14,7 @@ import { createBodyLoader, type RamBlockShape } from './load-ram.js'
 import { readStream } from './read-stream.js'
 import { type Made, sidecarPath, workingSetPath } from './sidecar.js'
 import type { DeviceSpan } from './split-devices.js'
-import { hitRate, identify, type Run, readWorkingSet, type WorkingSetFile } from './working-set-file.js'
+import { hitRate, identify, isOf, type Run, readWorkingSet, type WorkingSetFile } from './working-set-file.js'
 
 /** Records of pages in a stream; the same page may have come several times. */
 export interface PageRecordCounts {
@@ -61,6 +61,8 @@ export interface InspectedWorkingSet {
   readonly seenOnce: number
   /** Pages that none has: they came along with one that was asked for. */
   readonly cameAlong: number
+  /** Its runs were of an image that was here before: of the same VM, as is believed. */
+  readonly earlier: boolean
   /** The latest first use, ms after the VM ran. */
   readonly spanMs: number
   readonly recorded: Run
@@ -86,7 +88,7 @@ export interface InspectReport {
   /** Of the JSON at the end; 0 when there is none. */
   readonly vmDescriptionBytes: number
   readonly sidecar: { readonly file: string; readonly made: Made; readonly qemu: string | null } | null
-  /** What its runs asked for; null when nothing is known, or it was not of this image. Of an image. */
+  /** What its runs asked for; null when nothing is known, or it is that of a VM with other RAM. Of an image. */
   readonly workingSet: InspectedWorkingSet | null
   /** Why a working set that is there is of no use. */
   readonly workingSetProblem?: string
@@ -155,15 +157,18 @@ function inspectImage(path: string, { verify = false, onProgress }: InspectOptio
 
 function inspectWorkingSet(image: Image): Pick<InspectReport, 'workingSet' | 'workingSetProblem'> {
   try {
-    const set = readWorkingSet(identify(image))
-    return { workingSet: set === undefined ? null : describeWorkingSet(workingSetPath(image.path), set) }
+    const identity = identify(image)
+    const set = readWorkingSet(identity)
+    const earlier = set !== undefined && !isOf(set, identity)
+    const file = workingSetPath(image.path)
+    return { workingSet: set === undefined ? null : { ...describeWorkingSet(file, set), earlier } }
   } catch (error) {
     if (!(error instanceof ImageError)) throw error
     return { workingSet: null, workingSetProblem: error.message } // it is no part of the image
   }
 }
 
-function describeWorkingSet(file: string, set: WorkingSetFile): InspectedWorkingSet {
+function describeWorkingSet(file: string, set: WorkingSetFile): Omit<InspectedWorkingSet, 'earlier'> {
   const { pages, seen, firstUs, records, recorded, last } = set
   const sorted = pages.slice().sort()
   return {

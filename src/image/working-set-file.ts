@@ -1,6 +1,8 @@
 // The working set of an image, `vm.img.workingset.json`: which pages its runs asked for, when, and in which order. Runs on
 // the main thread. It only says what to send first: an image is whole without it, and what is wrong with it costs time, no
 // more. So it is not forced to disk: its checksum says whether it came there.
+//
+// A VM that is parked again asks for the same pages as the last time, nearly all: one of an earlier image is as good.
 
 import { existsSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
@@ -216,11 +218,15 @@ function unpack(packed: string, bytes: number, where: string, { refuse }: Parsed
  * @throws ImageError when it is damaged; UsageError when it is not there
  */
 export function readTrace(path: string): WorkingSetFile {
-  const file = existsSync(workingSetPath(path)) ? workingSetPath(path) : path
+  const file = workingSetBeside(path)
   const json = readBounded(file, 'working set', LIMITS.workingSetBytesMax)
   if (json === undefined) throw new UsageError(`there is no ${file}`)
   return askedFor(parseWorkingSet(json, file))
 }
+
+/** `path`: of an image, or of the working set itself. */
+export const workingSetBeside = (path: string): string =>
+  existsSync(workingSetPath(path)) ? workingSetPath(path) : path
 
 function askedFor(set: WorkingSetFile): WorkingSetFile {
   const asked = (_: number, i: number): boolean => set.seen[i]! > 0
@@ -239,29 +245,38 @@ export const identify = (image: Image): ImageIdentity => ({
   blocks: image.blocks.map(({ name, present }) => ({ name, present })),
 })
 
-/** The working set of this image; undefined when it has none. @throws ImageError when it is damaged or that of another image. */
-export function readWorkingSet(of: ImageIdentity): WorkingSetFile | undefined {
-  const path = workingSetPath(of.path)
-  const json = readBounded(path, 'working set', LIMITS.workingSetBytesMax)
+/**
+ * The working set of this image, or that which an earlier image of the VM has left here, without what only came along: it would
+ * grow with each image. Undefined when there is none.
+ * @throws ImageError when it is damaged or that of a VM with other RAM
+ */
+export function readWorkingSet(
+  of: ImageIdentity,
+  file: string = workingSetPath(of.path),
+): WorkingSetFile | undefined {
+  const json = readBounded(file, 'working set', LIMITS.workingSetBytesMax)
   if (json === undefined) return undefined
-  const set = parseWorkingSet(json, path)
-  const same =
-    set.image.bytes === of.image.bytes &&
-    set.image.metadataCrc32 === of.image.metadataCrc32 &&
-    set.blocks.length === of.blocks.length &&
-    set.blocks.every(({ name, present }, i) => {
-      const block = of.blocks[i]!
-      return name === block.name && present.length === block.present.length
-    })
-  if (!same) throw new ImageError('the working set is that of another image', path, 0)
-  return set
+  const set = parseWorkingSet(json, file)
+  if (shapeOf(set) !== shapeOf(of))
+    throw new ImageError('the working set is that of a virtual machine with other RAM', file, 0)
+  return isOf(set, of) ? set : askedFor(set)
 }
+
+/** Names and lengths of its RAM blocks. */
+export const shapeOf = ({ blocks }: Pick<WorkingSetFile, 'blocks'>): string =>
+  blocks.map(({ name, present }) => `${name} ${present.length}`).join()
+
+/** Its runs were runs of this image, not of an earlier one. */
+export const isOf = (set: WorkingSetFile, { image }: ImageIdentity): boolean =>
+  set.image.bytes === image.bytes && set.image.metadataCrc32 === image.metadataCrc32
 
 export interface NewRun {
   readonly record: DemandRecord
   readonly order: HowServed
   /** Add what was asked for; otherwise only what the run says of the working set is kept. */
   readonly keep: boolean
+  /** What the run began with. */
+  readonly known: WorkingSetFile | undefined
 }
 
 export const describeRun = (record: DemandRecord, order: HowServed): Run => ({
@@ -283,7 +298,7 @@ export const describeRun = (record: DemandRecord, order: HowServed): Run => ({
  */
 export function addRun(of: ImageIdentity, run: NewRun): WorkingSetFile | undefined {
   const path = workingSetPath(of.path)
-  const before = readable(of)
+  const before = readable(of) ?? run.known
   const last = describeRun(run.record, run.order)
   const set = run.keep ? mergeRecord(before, run.record, comesAlong(of, run.order)) : before
   if (set === undefined) return undefined
@@ -320,7 +335,7 @@ function comesAlong({ blocks }: ImageIdentity, order: HowServed): ComesAlong | u
 const newer = (before: Run | undefined, last: Run, kept: boolean): Run =>
   before !== undefined && (!kept || (before.settled && !last.settled)) ? before : last
 
-/** What is damaged, or of another image, gives way. */
+/** What is damaged, or of another VM, gives way. */
 function readable(of: ImageIdentity): WorkingSetFile | undefined {
   try {
     return readWorkingSet(of)

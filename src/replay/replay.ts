@@ -2,7 +2,7 @@
 // long as it calculates.
 
 import { UsageError } from '../errors.js'
-import { ramBlocksOf, readTrace, type WorkingSetFile } from '../image/working-set-file.js'
+import { ramBlocksOf, readTrace, shapeOf, type WorkingSetFile } from '../image/working-set-file.js'
 import { assertAtLeastZero } from '../limits.js'
 import { AROUND_PAGES, ORDER_NAMES, type OrderName, orderSpec } from '../order/orders.js'
 import { RECORDED_QUIET_MS, YIELDING } from '../source/yielding.js'
@@ -82,9 +82,7 @@ const traceOf = (file: WorkingSetFile): Trace => ({
 /** @throws UsageError when its pages are not those of the trace's machine */
 function otherSet(path: string, trace: WorkingSetFile): Uint32Array {
   const set = readTrace(path)
-  const shape = ({ blocks }: WorkingSetFile) =>
-    blocks.map(({ name, present }) => `${name} ${present.length}`).join()
-  if (shape(set) !== shape(trace))
+  if (shapeOf(set) !== shapeOf(trace))
     throw new UsageError(`${path} is of a machine with other RAM than the trace`)
   return set.pages
 }

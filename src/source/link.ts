@@ -79,9 +79,11 @@ export function createLink(fd: number, wake: Wake, silenceMs: number, handlers: 
         if (message.name === 'REQ_PAGES_ID') lastBlock = message.block
         receive(message)
       },
-      handlers.expectedBitmapBytes,
-      (start, length) => requestPages(lastBlock, start, length),
-      pong,
+      {
+        expectedBitmapBytes: handlers.expectedBitmapBytes,
+        onRequest: (start, length) => requestPages(lastBlock, start, length),
+        onPong: pong,
+      },
     )
     return { fd, parser, ended: false }
   }

@@ -148,10 +148,7 @@ test('return path: any messages, cut anywhere, come out as they went in', () => 
       (sent, cuts) => {
         const bytes = Buffer.concat(sent.map(encodeReturnMessage))
         const got: ReturnMessage[] = []
-        const parser = createReturnPathParser(
-          (one) => got.push(one),
-          () => 24,
-        )
+        const parser = createReturnPathParser((one) => got.push(one), { expectedBitmapBytes: () => 24 })
         let at = 0
         for (const cut of [...cuts, bytes.length]) {
           parser.feed(bytes.subarray(at, at + cut))
@@ -182,7 +179,9 @@ test('return path: bad messages are refused, at the offset of what is wrong', ()
     ['end mark', `0005 0002 01 61 0000000000000010 ${'00'.repeat(16)} 0123456789abcdee`, 30],
   ]
   for (const [what, hex, offset] of cases) {
-    const parser = createReturnPathParser(unexpected, (name) => (name === 'a' ? 16 : undefined))
+    const parser = createReturnPathParser(unexpected, {
+      expectedBitmapBytes: (name) => (name === 'a' ? 16 : undefined),
+    })
     assert.throws(() => parser.feed(fromHex(hex)), { code: 'PROTOCOL', offset }, what)
   }
 })

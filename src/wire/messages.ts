@@ -146,19 +146,27 @@ export interface ReturnPathParser {
   end(): void
 }
 
-/**
- * `expectedBitmapBytes` says how long the received bitmap of a block must be (`receivedBitmapBytes`), or that there is
- * no such block. Without it no bitmap is expected, and one is a `ProtocolError`: it is only asked for in recovery.
- * `onRequest` gets REQ_PAGES instead of `onMessage`, and `onPong` PONG, without an object made for it: a guest thread waits
- * for the one, and of the other there are thousands.
- */
+export interface ReturnPathOptions {
+  /**
+   * How long the received bitmap of a block must be (`receivedBitmapBytes`), or that there is no such block. Without it no bitmap
+   * is expected, and one is a `ProtocolError`: it is only asked for in recovery.
+   */
+  readonly expectedBitmapBytes?: (block: string) => number | undefined
+  /** Gets REQ_PAGES instead of `onMessage`, without an object made for it: a guest thread waits. */
+  readonly onRequest?: (start: number, length: number) => void
+  /** Gets PONG, in the same way: there are thousands. */
+  readonly onPong?: (value: number) => void
+}
+
 export function createReturnPathParser(
   onMessage: (message: ReturnMessage) => void,
-  expectedBitmapBytes: (block: string) => number | undefined = () => undefined,
-  onRequest: (start: number, length: number) => void = (start, length) =>
-    onMessage({ name: 'REQ_PAGES', start, length }),
-  onPong: (value: number) => void = (value) => onMessage({ name: 'PONG', value }),
+  options: ReturnPathOptions = {},
 ): ReturnPathParser {
+  const {
+    expectedBitmapBytes = () => undefined,
+    onRequest = (start, length) => onMessage({ name: 'REQ_PAGES', start, length }),
+    onPong = (value) => onMessage({ name: 'PONG', value }),
+  } = options
   const scratch = new Uint8Array(RETURN_FRAMES.bodyBytesMax)
   let offset = 0
   // What the next bytes are for: they fill `target`, then `complete` is called with its stream offset.

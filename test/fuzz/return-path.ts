@@ -182,13 +182,12 @@ export const returnPath: Target = {
 /** What the parser makes of `bytes` when they come in pieces of up to `mostAtOnce`. */
 function parse(bytes: Uint8Array, random: Random, mostAtOnce: number) {
   const seen: ReturnMessage[] = []
-  const parser = createReturnPathParser(
-    (message) => void seen.push(message),
-    (name) => {
+  const parser = createReturnPathParser((message) => void seen.push(message), {
+    expectedBitmapBytes(name) {
       const block = BLOCKS.find((each) => each.name === name)
       return block && receivedBitmapBytes(block.pages)
     },
-  )
+  })
   try {
     for (let at = 0; at < bytes.length; ) {
       const count = 1 + random.integer(mostAtOnce)

@@ -7,10 +7,12 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmdirSync,
   unlinkSync,
   writeFileSync,
 } from 'node:fs'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { deflateRawSync } from 'node:zlib'
 import { ImageError, UsageError } from '../../src/errors.js'
@@ -29,6 +31,7 @@ import {
 } from '../../src/image/working-set-file.js'
 import { LIMITS } from '../../src/limits.js'
 import type { DemandRecord } from '../../src/order/recorder.js'
+import { createBitmap } from '../../src/ram/bitmap.js'
 import { temporaryDirectory } from './images.js'
 import { makeImage } from './saved.js'
 
@@ -164,21 +167,68 @@ test('clones that began with nothing: whoever writes last merges', async (t) => 
   assert.deepEqual(new Set(demand().recorded), new Set([1, 10, 11, 12]))
 })
 
-test('one of another image is ignored, that is said, and it gives way to a new one', async (t) => {
+test('one of an earlier image is used, but for what came along; after a run it is one of this image', async (t) => {
+  const { path, file, demand, identity } = await setUp(t)
+  demand().take(recordOf([7, 300]))
+  demand().take(recordOf([100, 101, 102, 103], { ahead: 2 }))
+  assert.equal(demand().recorded!.length, 2 + 16)
+  const own = identity()
+  const parkedAgain = { ...readWorkingSet(own)!, image: { ...own.image, metadataCrc32: '00000000' } }
+  writeFileSync(file, encodeWorkingSet(parkedAgain))
+  const before = inspectFile(path).workingSet!
+  assert.deepEqual([before.earlier, before.pages, before.cameAlong, before.records], [true, 6, 0, 2])
+
+  const next = demand()
+  assert.equal(next.order, 'recorded-around')
+  assert.deepEqual(new Set(next.recorded), new Set([7, 300, 100, 101, 102, 103]))
+  const { workingSet, ignored } = next.report()
+  assert.deepEqual([workingSet!.earlier, workingSet!.pages, ignored], [true, 6, null])
+  next.take(recordOf([], { ahead: 6 }))
+  const after = inspectFile(path).workingSet!
+  assert.deepEqual([after.earlier, after.pages, after.records, after.last.ahead], [false, 6, 2, 6])
+})
+
+/** As a VM with twice the RAM in one of its blocks leaves it. */
+function withOtherRam(set: ReturnType<typeof parseWorkingSet>) {
+  const [block, ...others] = set.blocks
+  const { name, present } = block!
+  return { ...set, blocks: [{ name, present: createBitmap(2 * present.length) }, ...others] }
+}
+
+test('one of a VM with other RAM is ignored, that is said, and it gives way to a new one', async (t) => {
   const { path, file, demand, identity } = await setUp(t)
   demand().take(recordOf([1]))
   const own = identity()
-  writeFileSync(
-    file,
-    encodeWorkingSet({ ...readWorkingSet(own)!, image: { ...own.image, metadataCrc32: '00000000' } }),
-  )
+  writeFileSync(file, encodeWorkingSet(withOtherRam(readWorkingSet(own)!)))
   assert.throws(() => readWorkingSet(own), ImageError)
-  assert.match(inspectFile(path).workingSetProblem!, /that of another image/)
+  assert.match(inspectFile(path).workingSetProblem!, /with other RAM/)
   const next = demand()
   assert.equal(next.recorded, undefined)
-  assert.match(next.report().ignored!, /another image/)
+  assert.match(next.report().ignored!, /with other RAM/)
   next.take(recordOf([2]))
   assert.deepEqual([...readWorkingSet(own)!.pages], [2])
+})
+
+test('that of another image is used where an image has none, given by its own name or its image', async (t) => {
+  const { directory, path, file, demand } = await setUp(t)
+  demand().take(recordOf([7, 300]))
+  const moved = join(directory, 'before.img')
+  renameSync(file, workingSetPath(moved))
+  for (const workingSet of [moved, workingSetPath(moved)]) {
+    const run = demand({ workingSet })
+    assert.deepEqual([...run.recorded!], [7, 300])
+    assert.equal(run.report().workingSet!.file, workingSetPath(moved))
+  }
+  demand({ workingSet: moved }).take(recordOf([20, 40, 60, 80], { ahead: 2 }))
+  assert.ok(inspectFile(path).workingSet!.pages >= 6, 'what it had is in the new one')
+  assert.equal(readTrace(moved).pages.length, 2, 'it is as it was')
+
+  demand({ record: true, order: 'recorded' }).take(recordOf([500]))
+  assert.ok(new Set(demand({ workingSet: moved }).recorded).has(500), 'its own goes first')
+  unlinkSync(file)
+  assert.throws(() => demand({ workingSet: join(directory, 'none.img') }), UsageError)
+  writeFileSync(workingSetPath(moved), encodeWorkingSet(withOtherRam(readTrace(moved))))
+  assert.match(demand({ workingSet: moved }).report().ignored!, /with other RAM/)
 })
 
 test('without a sidecar the checksum of the metadata is calculated: the same one', async (t) => {
@@ -261,7 +311,7 @@ test('a run that is not kept still replaces nothing but the last run', async (t)
   const { identity, demand } = await setUp(t)
   demand().take(recordOf([1, 2]))
   const of = identity()
-  addRun(of, { record: recordOf([9]), order: 'bubbling', keep: false })
+  addRun(of, { record: recordOf([9]), order: 'bubbling', keep: false, known: undefined })
   const set = readWorkingSet(of)!
   assert.deepEqual([...set.pages], [1, 2])
   assert.equal(set.recorded.order, 'linear')

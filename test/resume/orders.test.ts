@@ -2,7 +2,7 @@
 // a run that was recorded makes the next one ask for almost nothing.
 
 import assert from 'node:assert/strict'
-import { existsSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { buildRom, checkRam, romRange } from '../../src/guest/rom.js'
@@ -13,6 +13,7 @@ import {
   inspectFile,
   ORDERS,
   type OrderName,
+  park as parkVm,
   type ResumeOptions,
   replayTrace,
   resume,
@@ -132,6 +133,38 @@ for (const version of ['7.2', '10.0']) {
     assert.ok(workingSet!.last.hitRate! > 0.75)
   })
 }
+
+test(
+  'a VM that is parked again asks for the same: what is known of the image before goes ahead',
+  limits,
+  async () => {
+    const vm = await park('linux')
+    const image = join(directory, 'again.img')
+    for (const suffix of ['', '.json']) copyFileSync(vm.image + suffix, image + suffix)
+    const asked: number[] = []
+    for (const again of [false, true]) {
+      const qmp = join(directory, `again-${again}.qmp`)
+      const args = [...vm.args, '-qmp', `unix:${qmp},server=on,wait=off`]
+      const { qemu, done, demand } = await start('10.0', { image, args }, { verify: false })
+      try {
+        const report = await done
+        assert.ok(report.ok, report.error)
+        const { order, run, workingSet, ignored } = demand()
+        assert.deepEqual([ignored, order], [null, again ? 'recorded-around' : 'linear'])
+        assert.equal(workingSet?.earlier, again ? true : undefined)
+        asked.push(run!.asked)
+        if (again) continue
+        await qemu.waitForOutput(/beat 20\r?\n/, { timeoutMs: 60_000 })
+        await parkVm({ qmp, path: image, replace: true })
+        assert.ok(inspectFile(image).workingSet!.earlier)
+      } finally {
+        await qemu.kill()
+      }
+    }
+    const [first, second] = asked
+    assert.ok(second! < first! / 4, `${second} pages were asked for, ${first} of the image before`)
+  },
+)
 
 test('many at once: each records, all of it is merged, and a guest of none is hurt', limits, async () => {
   const vm = await park('linux')

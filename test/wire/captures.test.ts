@@ -84,10 +84,9 @@ for (const capture of listCaptures().filter(({ name }) => !name.includes('mapped
     for (const { back } of readCapture(capture)) {
       const messages: ReturnMessage[] = []
       const lengths = blockLengths(itemsOfCapture(capture)[0]!)
-      const parser = createReturnPathParser(
-        (message) => messages.push(message),
-        (block) => 8 * Math.ceil((lengths.get(block) ?? 0) / 4096 / 64),
-      )
+      const parser = createReturnPathParser((message) => messages.push(message), {
+        expectedBitmapBytes: (block) => 8 * Math.ceil((lengths.get(block) ?? 0) / 4096 / 64),
+      })
       for (const byte of back) parser.feed(Uint8Array.of(byte))
       parser.end()
       assert.deepEqual(concat(messages.map(encodeReturnMessage)), Uint8Array.from(back))

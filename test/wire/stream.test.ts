@@ -21,10 +21,9 @@ function itemsOf(bytes: Uint8Array, chunk?: number): StreamItem[] {
 
 function messagesOf(bytes: Uint8Array, chunk = bytes.length): ReturnMessage[] {
   const messages: ReturnMessage[] = []
-  const parser = createReturnPathParser(
-    (message) => messages.push(message),
-    (block) => (block === 'pc.ram' ? 16 : undefined),
-  )
+  const parser = createReturnPathParser((message) => messages.push(message), {
+    expectedBitmapBytes: (block) => (block === 'pc.ram' ? 16 : undefined),
+  })
   for (let at = 0; at < bytes.length; at += chunk) parser.feed(bytes.subarray(at, at + chunk))
   parser.end()
   return messages
