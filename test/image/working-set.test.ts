@@ -210,7 +210,7 @@ test('one of a VM with other RAM is ignored, that is said, and it gives way to a
 })
 
 test('that of another image is used where an image has none, given by its own name or its image', async (t) => {
-  const { directory, path, file, demand } = await setUp(t)
+  const { directory, file, demand } = await setUp(t)
   demand().take(recordOf([7, 300]))
   const moved = join(directory, 'before.img')
   renameSync(file, workingSetPath(moved))
@@ -220,7 +220,11 @@ test('that of another image is used where an image has none, given by its own na
     assert.equal(run.report().workingSet!.file, workingSetPath(moved))
   }
   demand({ workingSet: moved }).take(recordOf([20, 40, 60, 80], { ahead: 2 }))
-  assert.ok(inspectFile(path).workingSet!.pages >= 6, 'what it had is in the new one')
+  const own = new Set(demand().recorded)
+  assert.ok(
+    [7, 300, 20, 80].every((page) => own.has(page)),
+    'what it had is in the new one',
+  )
   assert.equal(readTrace(moved).pages.length, 2, 'it is as it was')
 
   demand({ record: true, order: 'recorded' }).take(recordOf([500]))
