@@ -2,7 +2,7 @@
 
 import { type MessagePort, workerData } from 'node:worker_threads'
 import { errorToMessage } from '../errors.js'
-import { doJob, pagesOf, STORE_CELL, type StoreRing } from './store.js'
+import { doJob, STORE_CELL, type StoreRing } from './store.js'
 
 interface StoreThreadData {
   readonly fd: number
@@ -16,11 +16,10 @@ const { fd, path, ring, port } = workerData as StoreThreadData
 const { cells } = ring
 
 function doJobs(): void {
-  const pages = pagesOf(ring)
   for (let job = 0; ; job++) {
     while (Atomics.load(cells, STORE_CELL.queued) === job) Atomics.wait(cells, STORE_CELL.queued, job)
     if (Atomics.load(cells, STORE_CELL.end) === 1) return
-    doJob(ring, pages, job, fd, path)
+    doJob(ring, job, fd, path)
   }
 }
 

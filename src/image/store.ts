@@ -1,14 +1,12 @@
 // Puts staged pages into the file, on a thread of its own when the image is large: then receiving goes on meanwhile. Used by
 // the stage, on the thread that receives; the threads are store-thread.ts and writeback-thread.ts.
 //
-// A ring of slots in memory of our own, which both threads see by its address: pages, and where they go. (Into a SharedArrayBuffer V8
-// copies word by word, at half the speed.) Jobs are done in order. The disk is a third party: whoever
+// A ring of slots in shared memory: pages, and where they go. Jobs are done in order. The disk is a third party: whoever
 // tells the kernel to begin with writing to it has to wait when its queue is full, so that is nobody who has other work.
 
 import assert from 'node:assert/strict'
 import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads'
 import { errorFromMessage } from '../errors.js'
-import { mapAnonymous, viewOf } from '../os/mapping.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { startThread } from '../thread.js'
 import { writeExactly } from './file.js'
@@ -26,9 +24,7 @@ export const STORE_CELL = { queued: 0, done: 1, end: 2, failed: 3, count: 4 } as
 
 export interface StoreRing {
   readonly cells: Int32Array
-  /** Where the slots are, and how many. */
-  readonly address: number
-  readonly slots: number
+  readonly pages: Uint8Array
   /** A slot: file offset, bytes. */
   readonly jobs: Float64Array
 }
@@ -49,17 +45,14 @@ export interface Store {
 /** `path` is for errors. `large`: worth threads. */
 export function createStore(fd: number, path: string, large: boolean): Store {
   const slots = large ? SLOTS : 1
-  const memory = mapAnonymous(slots * SLOT_BYTES)
-  const ring = createRing(memory.address, slots)
+  const ring = createRing(slots)
   const { cells } = ring
-  const pages = pagesOf(ring)
   const helper = large ? startHelpers(fd, path, ring) : undefined
   let queued = 0
 
-  const slotOf = (job: number): Uint8Array =>
-    pages.subarray((job % slots) * SLOT_BYTES, ((job % slots) + 1) * SLOT_BYTES)
-  let slot = slotOf(0)
-  let open = true
+  const pagesOf = (job: number): Uint8Array =>
+    ring.pages.subarray((job % slots) * SLOT_BYTES, ((job % slots) + 1) * SLOT_BYTES)
+  let slot = pagesOf(0)
 
   /** Waits until at most `left` jobs are not done. */
   function settle(left: number): void {
@@ -71,20 +64,6 @@ export function createStore(fd: number, path: string, large: boolean): Store {
     if (Atomics.load(cells, STORE_CELL.failed) === 1) helper?.throwFailure()
   }
 
-  function endHelpers(): void {
-    try {
-      settle(0)
-    } catch {
-      // The failure has been told, or does not matter any more.
-    }
-    Atomics.store(cells, STORE_CELL.end, 1)
-    // A thread that is about to wait for the next value does not miss that this is the last one.
-    for (const cell of [STORE_CELL.queued, STORE_CELL.done]) {
-      Atomics.add(cells, cell, 1)
-      Atomics.notify(cells, cell)
-    }
-  }
-
   return {
     get slot() {
       return slot
@@ -93,17 +72,25 @@ export function createStore(fd: number, path: string, large: boolean): Store {
       ring.jobs.set([offset, bytes], (queued % slots) * JOB.size)
       queued++
       Atomics.store(cells, STORE_CELL.queued, queued)
-      if (helper === undefined) doJob(ring, pages, queued - 1, fd, path)
+      if (helper === undefined) doJob(ring, queued - 1, fd, path)
       else Atomics.notify(cells, STORE_CELL.queued)
       settle(slots - 1)
-      slot = slotOf(queued)
+      slot = pagesOf(queued)
     },
     drain: () => settle(0),
     close() {
-      if (!open) return
-      open = false
-      if (helper !== undefined) endHelpers()
-      memory.unmap() // who did the jobs has done them all
+      if (helper === undefined || Atomics.load(cells, STORE_CELL.end) === 1) return
+      try {
+        settle(0)
+      } catch {
+        // The failure has been told, or does not matter any more.
+      }
+      Atomics.store(cells, STORE_CELL.end, 1)
+      // A thread that is about to wait for the next value does not miss that this is the last one.
+      for (const cell of [STORE_CELL.queued, STORE_CELL.done]) {
+        Atomics.add(cells, cell, 1)
+        Atomics.notify(cells, cell)
+      }
     },
   }
 }
@@ -111,17 +98,14 @@ export function createStore(fd: number, path: string, large: boolean): Store {
 /** A disk may be slow, but not that slow. */
 const STALLED_MS = 120_000
 
-function createRing(address: number, slots: number): StoreRing {
+function createRing(slots: number): StoreRing {
   const shared = (bytes: number): SharedArrayBuffer => new SharedArrayBuffer(bytes)
   return {
     cells: new Int32Array(shared(STORE_CELL.count * 4)),
-    ...{ address, slots },
+    pages: new Uint8Array(shared(slots * SLOT_BYTES)),
     jobs: new Float64Array(shared(slots * JOB.size * 8)),
   }
 }
-
-/** The slots, one behind the other. */
-export const pagesOf = ({ address, slots }: StoreRing): Uint8Array => viewOf(address, slots * SLOT_BYTES)
 
 function startHelpers(fd: number, path: string, ring: StoreRing) {
   const { port1, port2 } = new MessageChannel()
@@ -138,10 +122,10 @@ function startHelpers(fd: number, path: string, ring: StoreRing) {
   }
 }
 
-/** Writes the pages of one job; `pages` are those of the ring. On whichever thread does the jobs. */
-export function doJob(ring: StoreRing, pages: Uint8Array, job: number, fd: number, path: string): void {
-  const { cells, jobs, slots } = ring
-  const slot = job % slots
+/** Writes the pages of one job. On whichever thread does the jobs. */
+export function doJob(ring: StoreRing, job: number, fd: number, path: string): void {
+  const { cells, jobs, pages } = ring
+  const slot = job % (pages.length / SLOT_BYTES)
   const at = slot * JOB.size
   const bytes = pages.subarray(slot * SLOT_BYTES, slot * SLOT_BYTES + jobs[at + JOB.bytes]!)
   writeExactly(fd, path, bytes, jobs[at + JOB.offset]!)
