@@ -76,23 +76,12 @@ function describeSidecar(sidecar: InspectReport['sidecar']): string {
 function describeWorkingSet({ workingSet, workingSetProblem }: InspectReport): string[] {
   if (workingSetProblem !== undefined) return [`of no use: ${workingSetProblem}`]
   if (workingSet === null) return ['none: the next run records one']
-  const {
-    pages,
-    ranges,
-    bytes: size,
-    records,
-    seenOnce,
-    cameAlong,
-    spanMs,
-    recorded,
-    last,
-    earlier,
-  } = workingSet
+  const { pages, ranges, bytes: size, records, seenOnce, cameAlong, spanMs, recorded, last } = workingSet
   const often = records > 1 ? `, ${counted(seenOnce, 'page')} in one only` : ''
   const along = cameAlong > 0 ? `, ${number(cameAlong)} near to one that was asked for` : ''
   const rate = last.hitRate === null ? '' : `, ${Math.round(100 * last.hitRate)} % came in time`
   return [
-    ...(earlier
+    ...(workingSet.earlier
       ? ['of the image that was here before: a virtual machine that is parked again asks for the same']
       : []),
     `${counted(pages, 'page')} in ${counted(ranges, 'range')}, ${bytes(size)}, within ${milliseconds(spanMs)}`,

@@ -71,9 +71,7 @@ export interface Demand {
 /** Each run differs a little from the one before: of fewer pages than this that were missed it is not worth learning. */
 export const LEARNT_PAGES_MIN = 4
 
-const sizeOf = (file: string, { pages, records }: WorkingSetFile): WorkingSetSize => ({
-  ...{ file, pages: pages.length, records },
-})
+const sizeOf = (file: string, { pages, records }: WorkingSetFile) => ({ file, pages: pages.length, records })
 
 /** @throws SystemError when the image cannot be read, UsageError when the working set that is to be used is not there */
 export function createDemand(image: Image, options: DemandOptions): Demand {

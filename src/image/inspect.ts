@@ -14,7 +14,15 @@ import { createBodyLoader, type RamBlockShape } from './load-ram.js'
 import { readStream } from './read-stream.js'
 import { type Made, sidecarPath, workingSetPath } from './sidecar.js'
 import type { DeviceSpan } from './split-devices.js'
-import { hitRate, identify, isOf, type Run, readWorkingSet, type WorkingSetFile } from './working-set-file.js'
+import {
+  hitRate,
+  type ImageIdentity,
+  identify,
+  isOf,
+  type Run,
+  readWorkingSet,
+  type WorkingSetFile,
+} from './working-set-file.js'
 
 /** Records of pages in a stream; the same page may have come several times. */
 export interface PageRecordCounts {
@@ -159,20 +167,18 @@ function inspectWorkingSet(image: Image): Pick<InspectReport, 'workingSet' | 'wo
   try {
     const identity = identify(image)
     const set = readWorkingSet(identity)
-    const earlier = set !== undefined && !isOf(set, identity)
-    const file = workingSetPath(image.path)
-    return { workingSet: set === undefined ? null : { ...describeWorkingSet(file, set), earlier } }
+    return { workingSet: set === undefined ? null : describeWorkingSet(set, identity) }
   } catch (error) {
     if (!(error instanceof ImageError)) throw error
     return { workingSet: null, workingSetProblem: error.message } // it is no part of the image
   }
 }
 
-function describeWorkingSet(file: string, set: WorkingSetFile): Omit<InspectedWorkingSet, 'earlier'> {
+function describeWorkingSet(set: WorkingSetFile, identity: ImageIdentity): InspectedWorkingSet {
   const { pages, seen, firstUs, records, recorded, last } = set
   const sorted = pages.slice().sort()
   return {
-    file,
+    file: workingSetPath(identity.path),
     pages: pages.length,
     ranges: sorted.filter((page, i) => i === 0 || page !== sorted[i - 1]! + 1).length,
     bytes: pages.length * TARGET_PAGE_BYTES,
@@ -180,6 +186,7 @@ function describeWorkingSet(file: string, set: WorkingSetFile): Omit<InspectedWo
     seenInAll: seen.filter((times) => times === records).length,
     seenOnce: seen.filter((times) => times === 1).length,
     cameAlong: seen.filter((times) => times === 0).length,
+    earlier: !isOf(set, identity),
     spanMs: (firstUs.at(-1) ?? 0) / 1000,
     recorded,
     last: { ...last, hitRate: hitRate(last) ?? null },

@@ -3,7 +3,7 @@
 import { assertAtLeastZero, LIMITS } from '../limits.js'
 import { ORDERS, orderSpec } from '../order/orders.js'
 import { type Source, startSource } from '../source/start-source.js'
-import { RECORDED_QUIET_MS, RECORDING_PATIENCE_MS, YIELDING } from '../source/yielding.js'
+import { quietMsWhere, RECORDING_PATIENCE_MS, YIELDING } from '../source/yielding.js'
 import type { TlsConnectOptions } from '../tls/tunnel.js'
 import { createDemand, type DemandOptions, type DemandReport } from './demand.js'
 import { identityOf } from './identity.js'
@@ -80,8 +80,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
   })
   const { machine, memoryBytes, identity, configuration, ramSectionId, demand } = lookInto(path, options)
   const { order, recorded, record } = demand
-  const isGiven = ORDERS[order].recorded && recorded !== undefined
-  const { quietMs = isGiven ? RECORDED_QUIET_MS : YIELDING.quietMs } = options
+  const { quietMs = quietMsWhere(ORDERS[order].recorded && recorded !== undefined) } = options
   const { patienceMs = demand.keeps ? RECORDING_PATIENCE_MS : YIELDING.patienceMs } = options
   const source = startSource<ServeThreadData>({
     thread: new URL('./serve-thread.js', import.meta.url),

@@ -219,9 +219,14 @@ function unpack(packed: string, bytes: number, where: string, { refuse }: Parsed
  */
 export function readTrace(path: string): WorkingSetFile {
   const file = workingSetBeside(path)
+  const set = readSet(file)
+  if (set === undefined) throw new UsageError(`there is no ${file}`)
+  return askedFor(set)
+}
+
+function readSet(file: string): WorkingSetFile | undefined {
   const json = readBounded(file, 'working set', LIMITS.workingSetBytesMax)
-  if (json === undefined) throw new UsageError(`there is no ${file}`)
-  return askedFor(parseWorkingSet(json, file))
+  return json === undefined ? undefined : parseWorkingSet(json, file)
 }
 
 /** `path`: of an image, or of the working set itself. */
@@ -254,9 +259,8 @@ export function readWorkingSet(
   of: ImageIdentity,
   file: string = workingSetPath(of.path),
 ): WorkingSetFile | undefined {
-  const json = readBounded(file, 'working set', LIMITS.workingSetBytesMax)
-  if (json === undefined) return undefined
-  const set = parseWorkingSet(json, file)
+  const set = readSet(file)
+  if (set === undefined) return undefined
   if (shapeOf(set) !== shapeOf(of))
     throw new ImageError('the working set is that of a virtual machine with other RAM', file, 0)
   return isOf(set, of) ? set : askedFor(set)

@@ -5,7 +5,7 @@ import { UsageError } from '../errors.js'
 import { ramBlocksOf, readTrace, shapeOf, type WorkingSetFile } from '../image/working-set-file.js'
 import { assertAtLeastZero } from '../limits.js'
 import { AROUND_PAGES, ORDER_NAMES, type OrderName, orderSpec } from '../order/orders.js'
-import { RECORDED_QUIET_MS, YIELDING } from '../source/yielding.js'
+import { quietMsWhere, YIELDING } from '../source/yielding.js'
 import { type Outcome, simulate, type Trace } from './model.js'
 
 export interface ReplayOptions {
@@ -66,7 +66,7 @@ export function replayTrace(path: string, options: ReplayOptions = {}): ReplayRe
     spanMs: (file.firstUs.at(-1) ?? 0) / 1000,
     ...{ recordedFaultUs, bandwidth, roundTripMs },
     orders: [{ order: 'on-demand' as const, spec: undefined }, ...specs].map(({ order, spec }) => {
-      const { quietMs = spec?.recorded ? RECORDED_QUIET_MS : YIELDING.quietMs } = options
+      const { quietMs = quietMsWhere(spec?.recorded === true) } = options
       return { order, ...simulate(trace, { ...conditions, spec, quietMs }) }
     }),
     doubts: doubtsAbout(file),

@@ -15,8 +15,8 @@ export interface YieldingOptions {
 
 /** What suits a guest that wakes up. */
 export const YIELDING = { quietMs: 10, patienceMs: 100 } as const satisfies YieldingOptions
-/** Where a guest was given first what it needs: it has work to do meanwhile, and a push would take processors from it, ms. */
-export const RECORDED_QUIET_MS = 50
+/** Where a guest was given first what it needs it has work to do meanwhile, and a push would take processors from it: then longer, ms. */
+export const quietMsWhere = (recordedFirst: boolean): number => (recordedFirst ? 50 : YIELDING.quietMs)
 /** Where it is noted what the guest asks for: what is pushed meanwhile hides that, and later runs live by it. */
 export const RECORDING_PATIENCE_MS = 500
 
