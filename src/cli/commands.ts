@@ -176,6 +176,9 @@ export const RESUME_OPTIONS = {
     "a second connection for pages that are asked for (QEMU's postcopy-preempt); with --to, where that QEMU expects it; by itself in a QEMU that is started here and knows how",
   ),
   'no-preempt': flag('one connection for all pages'),
+  'no-real-time': flag(
+    "leave the QEMU's thread for requested pages as it is: otherwise the kernel is to run it before all others (SCHED_FIFO), where that is allowed, and the QEMU is on this machine and names its threads (-name debug-threads=on; one that is started here does)",
+  ),
   ...TLS_CONNECT_OPTIONS,
   reconnect: flag(
     'when the connection to the VM is lost, let QEMU listen again (migrate-recover), and go on',

@@ -85,6 +85,7 @@ const options = (values: ResumeValues) => ({
   ...(values['working-set'] === undefined ? {} : { workingSet: values['working-set'] }),
   recordMaxMs: values['record-time'],
   verify: !values['no-verify'],
+  realTime: !values['no-real-time'],
   ...(values.preempt || values['no-preempt'] ? { preempt: values.preempt } : {}),
   recoverTimeMs: values['recover-time'],
 })

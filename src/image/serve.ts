@@ -30,6 +30,11 @@ export interface ServeOptions extends DemandOptions {
   /** Send requested pages over a second connection; the destination has the capability `postcopy-preempt` on. */
   readonly preempt?: boolean
   /**
+   * Where that is a QEMU on this machine that names its threads: let the kernel run the one that takes requested pages before all
+   * others (SCHED_FIFO), as long as it lives, which is until all RAM is in. Where we may; nothing is said where we may not. Default true.
+   */
+  readonly realTime?: boolean
+  /**
    * How long the destination may say nothing and take nothing while it is waited for, ms; then the connection is lost.
    * Default 120000, or 30000 where it is recovered. Without push, silence is no loss.
    */
@@ -64,6 +69,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
     recoverTimeMs = LIMITS.recoverMs,
     silenceTimeoutMs,
     preempt = false,
+    realTime = true,
     mapped,
     aroundPages,
     stallMsPerSecond,
@@ -86,6 +92,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
     thread: new URL('./serve-thread.js', import.meta.url),
     tls: options.tls,
     onRecord: demand.take,
+    realTime,
     data: {
       path,
       verify,

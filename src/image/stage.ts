@@ -71,7 +71,7 @@ export function createStage(fd: number, path: string, memoryBytes: number): Stag
 
   return {
     write(target, page, source, at) {
-      if (block !== target || page !== first + count || count === SLOT_PAGES) {
+      if (block !== target || page !== first + count || page % SLOT_PAGES === 0) {
         handOver()
         block = target
         first = page

@@ -143,6 +143,13 @@ export function tryAccept(listenFd: number): number | undefined {
 /** More than one can connect there: it was not handed in connected. */
 export const acceptsConnections = (fd: number): boolean => getOption(fd, LINUX.SO_ACCEPTCONN) !== 0
 
+/** The process that listened where this unix socket is connected to: unix(7). Undefined where that is not to be known. */
+export function peerProcess(fd: number): number | undefined {
+  if (getOption(fd, LINUX.SO_DOMAIN) !== LINUX.AF_UNIX) return undefined
+  const process = getOption(fd, LINUX.SO_PEERCRED) // struct ucred begins with it
+  return process > 0 ? process : undefined
+}
+
 /** The kernel's estimate of the round trip of a connection, µs; 0 for what is not TCP. */
 export const roundTripUs = (fd: number): number => tcpInfo(fd)?.[TCP_INFO.word.tcpi_rtt] ?? 0
 

@@ -65,6 +65,7 @@ const FUNCTIONS = {
   ioctl: { result: 'int', args: ['int', 'ulong', 'address'] },
   fcntl: { result: 'int', args: ['int', 'int', 'ulong'] },
   syscall: { result: 'long', args: ['ulong', 'ulong'] },
+  sched_setscheduler: { result: 'int', args: ['int', 'int', 'address'] },
   clock_gettime: { result: 'int', args: ['int', 'address'] },
   eventfd: { result: 'int', args: ['int', 'int'] },
   poll: { result: 'int', args: ['address', 'ulong', 'int'] },

@@ -39,6 +39,9 @@ export const LINUX = {
   EFD_CLOEXEC: 0x80000,
   CLOCK_REALTIME: 0,
   CLOCK_MONOTONIC: 1,
+  // sched(7)
+  SCHED_FIFO: 1,
+  SCHED_RESET_ON_FORK: 0x4000_0000,
   // poll(2)
   POLLIN: 1,
   POLLOUT: 4,
@@ -57,6 +60,7 @@ export const LINUX = {
   SO_ERROR: 4,
   SO_SNDBUF: 7,
   SO_DOMAIN: 39,
+  SO_PEERCRED: 17,
   SO_KEEPALIVE: 9,
   SO_ACCEPTCONN: 30,
   IPPROTO_TCP: 6,

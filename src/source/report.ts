@@ -50,6 +50,8 @@ export interface SourceReport {
   readonly requests: number
   /** Connections that it ended with: 2 where requested pages had one of their own. */
   readonly channels: 1 | 2
+  /** The destination's thread for requested pages ran before all others; see urgent-thread.ts. */
+  readonly realTime?: true
   readonly bytes: number
   /**
    * Where what the guest may wait for pages was limited: what it waited in all, as seen from the source, and for how long more

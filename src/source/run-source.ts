@@ -7,7 +7,7 @@ import type { Moment } from '../guest/guest-messages.js'
 import { LIMITS } from '../limits.js'
 import { createMachine } from '../machine.js'
 import { createRecorder, type Recorder, type RecordLimits } from '../order/recorder.js'
-import { connectTo, releaseChannel, roundTripUs, shutdownChannel } from '../os/channel.js'
+import { connectTo, peerProcess, releaseChannel, roundTripUs, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
 import { type Wake, wakeFromFd } from '../os/wake.js'
 import { createBitmap } from '../ram/bitmap.js'
@@ -142,8 +142,15 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
       status.step('precopyDone')
     } else {
       p.stopped = switchToPostcopy(o, p.outcome.reason)
+      tellUrgentPeer()
       sendTheRest(parts, recoverAt)
     }
+  }
+
+  /** Who takes requested pages, if that is a process of this machine. */
+  function tellUrgentPeer(): void {
+    const urgentPeer = p.urgentFd === undefined ? undefined : peerProcess(p.urgentFd)
+    if (urgentPeer !== undefined) tell({ urgentPeer })
   }
 
   function takeOver(recoverAt: ReconnectAt): void {

@@ -15,6 +15,7 @@ import type { Order, ReconnectAt } from './outgoing.js'
 import { SOURCE_STATS, type SourceReport, type SourceStatus } from './report.js'
 import type { SourceThreadBase } from './run-source.js'
 import { SOURCE_STATUS } from './status.js'
+import { hastenUrgentThread } from './urgent-thread.js'
 
 export interface Migration extends EventEmitter<{ status: [SourceStatus] }> {
   readonly status: SourceStatus
@@ -59,6 +60,8 @@ export interface SourceSpec<T extends SourceThreadBase> {
   readonly transferList?: readonly TransferListItem[]
   /** Connect over TLS. */
   readonly tls?: TlsConnectOptions | undefined
+  /** Let a QEMU on this machine run its thread for requested pages before all others, where we may. */
+  readonly realTime?: boolean
   /** What the guest asked for, when that has settled; before `done`. */
   readonly onRecord?: (record: DemandRecord) => void
 }
@@ -102,6 +105,11 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
     order({ order: 'take-over', recover: throughTunnel(recover) })
   }
 
+  let realTime = false
+  async function hasten(peer: number): Promise<void> {
+    if (spec.realTime === true && tunnel === undefined) realTime = await hastenUrgentThread(peer)
+  }
+
   let isReady = (): void => {}
   let isNotReady = (_: Error): void => {}
   const ready = new Promise<void>((resolve, reject) => {
@@ -113,6 +121,7 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   const ended = followThread<SourceThreadMessage>(worker, (m) => {
     if ('ready' in m) isReady()
     else if ('record' in m) spec.onRecord?.(m.record)
+    else if ('urgentPeer' in m) void hasten(m.urgentPeer)
     else if ('status' in m) events.emit('status', m.status)
     else
       result =
@@ -123,7 +132,7 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
     wake.close()
     if (result === undefined) throw new Error('the source thread ended without a report')
     await Promise.all([tunnel?.ended(), recoverTunnel?.ended()])
-    return result
+    return realTime ? { ...result, realTime } : result
   })
   done.then(({ cause }) => isNotReady(cause ?? new CancelledError()), isNotReady)
 
@@ -147,6 +156,7 @@ export type SourceThreadMessage =
   | { readonly ready: true }
   | { readonly status: SourceStatus }
   | { readonly record: DemandRecord }
+  | { readonly urgentPeer: number }
   | { readonly done: SourceReport; readonly error?: ErrorMessage }
 
 /** The report says what the thread saw, and what it means for the guest; of why its connection ended the tunnel knows more. */

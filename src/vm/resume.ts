@@ -17,7 +17,10 @@ import { writeRecord } from './record.js'
 import { explainRefusal } from './refusals.js'
 
 export interface ResumeOptions extends Omit<ServeOptions, 'mapped' | 'tls' | 'preempt'> {
-  /** Program and arguments, as at the save: the machine must be the same. `-incoming defer` and a QMP socket are added. */
+  /**
+   * Program and arguments, as at the save: the machine must be the same. `-incoming defer`, a QMP socket, and that its threads have
+   * names, are added.
+   */
   readonly command: readonly string[]
   /** Requested pages go over a second connection (postcopy-preempt). Default: where this QEMU knows how. */
   readonly preempt?: boolean
@@ -67,7 +70,7 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
   try {
     qemu = await launchQemu({
       path,
-      args: [...args, ...(mapped?.args ?? []), '-incoming', 'defer'],
+      args: [...args, ...(mapped?.args ?? []), '-incoming', 'defer', '-name', 'debug-threads=on'],
       console: options.console ?? 'inherit',
       survives: options.survives ?? false,
     })
