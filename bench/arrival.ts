@@ -65,7 +65,8 @@ async function withBoth(
     paused,
     incoming: true,
     capabilities: [...CAPABILITIES, ...source.capabilities],
-    args: traceArgs(log),
+    // As `resume` starts one, and libvirt: its threads have names.
+    args: [...traceArgs(log), '-name', 'debug-threads=on'],
   }
   const qemu = await startTestGuest(vm.binary, incoming)
   try {

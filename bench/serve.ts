@@ -20,6 +20,8 @@ const SOURCES: Readonly<Record<string, SourceKind>> = {
   'farfault, no record': farfault({ record: false }),
   // Compares no checksums: a QEMU has none.
   'farfault, unchecked': farfault({ record: false, verify: false }),
+  // Runs as all others do: where there is no right to go first.
+  'farfault, no real time': farfault({ record: false, realTime: false }),
   'farfault, one connection': farfault({ record: false, preempt: false }),
   'farfault, linear': farfault({ order: 'linear', record: false }),
   'farfault, bubbling': farfault({ order: 'bubbling', record: false }),

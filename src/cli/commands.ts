@@ -177,7 +177,9 @@ export const RESUME_OPTIONS = {
   ),
   'no-preempt': flag('one connection for all pages'),
   'no-real-time': flag(
-    "leave the QEMU's thread for requested pages as it is: otherwise the kernel is to run it before all others (SCHED_FIFO), where that is allowed, and the QEMU is on this machine and names its threads (-name debug-threads=on; one that is started here does)",
+    'run as others do: otherwise, until all RAM is in, the kernel is to run before all else (SCHED_FIFO) who brings pages to the VM, where ' +
+      'that is allowed: the thread here that sends, and that of a QEMU on this machine which takes requested pages, if it names its ' +
+      'threads (-name debug-threads=on; one that is started here does)',
   ),
   ...TLS_CONNECT_OPTIONS,
   reconnect: flag(

@@ -30,8 +30,9 @@ export interface ServeOptions extends DemandOptions {
   /** Send requested pages over a second connection; the destination has the capability `postcopy-preempt` on. */
   readonly preempt?: boolean
   /**
-   * Where that is a QEMU on this machine that names its threads: let the kernel run the one that takes requested pages before all
-   * others (SCHED_FIFO), as long as it lives, which is until all RAM is in. Where we may; nothing is said where we may not. Default true.
+   * Let the kernel run before all others (SCHED_FIFO) who brings what the VM waits for: our thread that sends, and the one that
+   * takes requested pages, where they have a connection of their own to a QEMU on this machine that names its threads. Until all
+   * RAM is in. Where we may (root may); elsewhere all goes on as if nothing had been said. Default true.
    */
   readonly realTime?: boolean
   /**
@@ -92,7 +93,6 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
     thread: new URL('./serve-thread.js', import.meta.url),
     tls: options.tls,
     onRecord: demand.take,
-    realTime,
     data: {
       path,
       verify,
@@ -109,6 +109,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         skip: mapped === undefined ? [] : [mapped],
         preempt,
         urgent: false,
+        realTime,
         recoverTimeMs,
         silenceTimeoutMs,
         order: orderSpec(order, aroundPages),

@@ -1,4 +1,4 @@
-// Threads of other processes: which there are, and when they run. Any thread; nothing here waits.
+// When threads run: our own, and those of other processes. Any thread; nothing here waits.
 
 import { readdirSync, readFileSync } from 'node:fs'
 import { libc } from './libc.js'
@@ -23,8 +23,9 @@ export function threadNamed(process: number, names: readonly string[]): number |
 }
 
 /**
- * From now on it runs as soon as it can, whatever else does, on the processor where it last ran: sched(7), SCHED_FIFO. False where
- * that is not allowed (CAP_SYS_NICE, or RLIMIT_RTPRIO of whose thread it is). For threads that sleep most of the time.
+ * From now on it runs as soon as it can, whatever else wants to: sched(7), SCHED_FIFO. What it starts does not. False where that is
+ * not allowed (CAP_SYS_NICE, or RLIMIT_RTPRIO of whose thread it is). For threads that sleep most of the time.
+ * @param thread 0: the one that calls
  */
 export function runFirst(thread: number): boolean {
   const parameter = nativeBuffer(8) // struct sched_param

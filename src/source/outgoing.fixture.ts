@@ -51,7 +51,7 @@ export function postcopyMigration(
     options: {
       ...{ configuration: { machine: 'm' }, ramSectionId: 1, postcopy: 'now', downtimeLimitMs: 0 },
       ...{ maxBandwidth: 0, maxPostcopyBandwidth: 0, setupTimeoutMs: 1000, skip: [] },
-      ...{ preempt, urgent: false, order: orderSpec(order) },
+      ...{ preempt, urgent: false, realTime: false, order: orderSpec(order) },
       ...{ push: { on: true, quietMs: 0, patienceMs: 0 }, recoverTimeMs, silenceTimeoutMs: undefined },
     },
     blocks: numberBlocks([{ name: 'a', length: PAGES * 4096, pageSize: 4096, address: ram.address }]),

@@ -87,6 +87,8 @@ export interface OutgoingOptions {
   readonly preempt: boolean
   /** Ask for such a connection; a destination of our own says whether it takes one. */
   readonly urgent: boolean | 'where-slow'
+  /** The source thread runs before others, where we may say so; see os/scheduling.ts. */
+  readonly realTime: boolean
   /** How long to try to reconnect, where that was asked for, ms. */
   readonly recoverTimeMs: number
   /** How long the destination may say and take nothing while it is waited for, ms; undefined: see `LIMITS.silenceMs`. */

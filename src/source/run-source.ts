@@ -9,6 +9,7 @@ import { createMachine } from '../machine.js'
 import { createRecorder, type Recorder, type RecordLimits } from '../order/recorder.js'
 import { connectTo, peerProcess, releaseChannel, roundTripUs, shutdownChannel } from '../os/channel.js'
 import { monotonicUs } from '../os/clock.js'
+import { runFirst } from '../os/scheduling.js'
 import { type Wake, wakeFromFd } from '../os/wake.js'
 import { createBitmap } from '../ram/bitmap.js'
 import { blockOfPage, type RamBlock, totalPages } from '../ram/block.js'
@@ -166,6 +167,7 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
 
   /** Makes the origin, which is there from then on. */
   function serve(recoverAt: ReconnectAt | undefined): Reconnecting {
+    if (options.realTime) runFirst(0)
     const { origin, blocks, recorded, record } = makeOrigin()
     p.origin = origin
     if (record !== undefined) p.recorder = recorderFor(p, blocks, record, recorded)

@@ -90,6 +90,7 @@ function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOpt
     recoverTimeMs,
     silenceTimeoutMs,
     preempt: false,
+    realTime: false, // its guest runs on this machine
     urgent: postcopy !== 'never' && parseUri(options.to).kind !== 'fd' && urgentChannel,
     order: orderSpec(chooseOrder(order, 'live'), options.aroundPages),
     push: { on: true, quietMs: 0, patienceMs: 0 },

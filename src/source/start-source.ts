@@ -60,8 +60,6 @@ export interface SourceSpec<T extends SourceThreadBase> {
   readonly transferList?: readonly TransferListItem[]
   /** Connect over TLS. */
   readonly tls?: TlsConnectOptions | undefined
-  /** Let a QEMU on this machine run its thread for requested pages before all others, where we may. */
-  readonly realTime?: boolean
   /** What the guest asked for, when that has settled; before `done`. */
   readonly onRecord?: (record: DemandRecord) => void
 }
@@ -107,7 +105,7 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
 
   let realTime = false
   async function hasten(peer: number): Promise<void> {
-    if (spec.realTime === true && tunnel === undefined) realTime = await hastenUrgentThread(peer)
+    if (spec.data.options.realTime && tunnel === undefined) realTime = await hastenUrgentThread(peer)
   }
 
   let isReady = (): void => {}

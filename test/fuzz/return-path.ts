@@ -48,6 +48,7 @@ const options: OutgoingOptions = {
   silenceTimeoutMs: undefined,
   preempt: false,
   urgent: false,
+  realTime: false,
   order: orderSpec('linear'),
   push: { on: true, quietMs: 0, patienceMs: 0 },
 }
