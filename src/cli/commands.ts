@@ -178,7 +178,7 @@ export const RESUME_OPTIONS = {
   'no-preempt': flag('one connection for all pages'),
   'no-real-time': flag(
     'run as others do: otherwise, until all RAM is in, the kernel is to run before all else (SCHED_FIFO) who brings pages to the VM, where ' +
-      'that is allowed: the thread here that sends, and that of a QEMU on this machine which takes requested pages, if it names its ' +
+      'that is allowed: the thread here that sends, and that of a QEMU of the same user on this machine which takes requested pages, if it names its ' +
       'threads (-name debug-threads=on; one that is started here does)',
   ),
   ...TLS_CONNECT_OPTIONS,
@@ -295,8 +295,8 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     program: true,
     options: RESUME_OPTIONS,
     notes: [
-      'The program is the QEMU command of the save: the same machine, memory and devices. -incoming defer and a QMP socket ' +
-        'are added. QEMU runs in the foreground; its RAM is served on demand, and the rest behind it.',
+      'The program is the QEMU command of the save: the same machine, memory and devices. -incoming defer, a QMP socket and ' +
+        '-name debug-threads=on are added. QEMU runs in the foreground; its RAM is served on demand, and the rest behind it.',
       'One image can be resumed many times at once.',
       'The first run notes which pages the VM asks for, until it has asked for nothing new in a second, in IMAGE.workingset.json (the next ' +
         'one, too, if it ended before); ' +

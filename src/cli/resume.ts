@@ -227,10 +227,10 @@ function print(
   demand: DemandReport,
   { resumedMs, recover }: Outcome = {},
 ): void {
-  const { ok, error, totalMs, pages, requests, bytes: sent, stall } = report
+  const { ok, error, totalMs, pages, requests, bytes: sent, stall, realTime = false } = report
   if (values.json) {
     const how = { ok, error, resumedMs: resumedMs ?? null, recover, totalMs }
-    const fields = { ...how, pages, requests, bytes: sent, stall, demand }
+    const fields = { ...how, pages, requests, bytes: sent, stall, realTime, demand }
     process.stdout.write(`${JSON.stringify(fields, undefined, 2)}\n`)
   } else if (ok) {
     const asked = `${counted(requests, 'request')}, ${number(pages.requested)} pages answered`

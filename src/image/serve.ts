@@ -31,8 +31,8 @@ export interface ServeOptions extends DemandOptions {
   readonly preempt?: boolean
   /**
    * Let the kernel run before all others (SCHED_FIFO) who brings what the VM waits for: our thread that sends, and the one that
-   * takes requested pages, where they have a connection of their own to a QEMU on this machine that names its threads. Until all
-   * RAM is in. Where we may (root may); elsewhere all goes on as if nothing had been said. Default true.
+   * takes requested pages, where they have a connection of their own to a QEMU of the same user on this machine that names its threads.
+   * Until all RAM is in. Where we may (root may); elsewhere all goes on as if nothing had been said. Default true.
    */
   readonly realTime?: boolean
   /**

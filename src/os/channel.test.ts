@@ -11,6 +11,7 @@ import {
   closeFd,
   connectTo,
   listenOn,
+  peerProcess,
   readSome,
   sendAll,
   shutdownChannel,
@@ -155,6 +156,20 @@ if (isMainThread) {
     t.after(() => listener.close())
     assert.match(listener.uri, /^tcp:127\.0\.0\.1:[1-9]\d*$/)
     assert.throws(() => listenOn(listener.uri), /EADDRINUSE/)
+  })
+
+  test('who listens on a unix path: a process of the same user', (t) => {
+    const { left } = connected(t, `unix:${temporaryFolder(t)}/s`)
+    const tcp = connected(t, 'tcp:127.0.0.1:0')
+    assert.equal(peerProcess(left), process.pid)
+    assert.equal(peerProcess(tcp.left), undefined)
+    if (process.geteuid!() !== 0) return
+    process.seteuid!(65534)
+    try {
+      assert.equal(peerProcess(left), undefined, "another user's")
+    } finally {
+      process.seteuid!(0)
+    }
   })
 
   test('a unix path: left behind is replaced, served is not, a file is not, and it is removed at the end', (t) => {

@@ -143,11 +143,14 @@ export function tryAccept(listenFd: number): number | undefined {
 /** More than one can connect there: it was not handed in connected. */
 export const acceptsConnections = (fd: number): boolean => getOption(fd, LINUX.SO_ACCEPTCONN) !== 0
 
-/** The process that listened where this unix socket is connected to: unix(7). Undefined where that is not to be known. */
+/**
+ * The process that listened where this unix socket is connected to, unix(7). Undefined where that is not to be known, and for one of
+ * another user: what is done for it is done with our rights.
+ */
 export function peerProcess(fd: number): number | undefined {
   if (getOption(fd, LINUX.SO_DOMAIN) !== LINUX.AF_UNIX) return undefined
-  const process = getOption(fd, LINUX.SO_PEERCRED) // struct ucred begins with it
-  return process > 0 ? process : undefined
+  const [pid = 0, user] = readOption(fd, LINUX.SO_PEERCRED, 12) // struct ucred
+  return pid > 0 && user === process.geteuid!() ? pid : undefined
 }
 
 /** The kernel's estimate of the round trip of a connection, µs; 0 for what is not TCP. */
@@ -330,16 +333,18 @@ function setOption(fd: number, level: number, option: number, value = 1): void {
   check('setsockopt', libc().setsockopt(fd, level, option, word.address, 4), `option ${option}`)
 }
 
-export function getOption(fd: number, option: number): number {
-  const value = nativeBuffer(8)
+export const getOption = (fd: number, option: number): number => readOption(fd, option, 4)[0]!
+
+function readOption(fd: number, option: number, bytes: number): Uint32Array {
+  const value = nativeBuffer(bytes)
   const length = nativeBuffer(8)
-  length.words[0] = 4
+  length.words[0] = bytes
   check(
     'getsockopt',
     libc().getsockopt(fd, SOL_SOCKET, option, value.address, length.address),
     `option ${option}`,
   )
-  return value.words[0]!
+  return value.words
 }
 
 /** Two sockets that are connected to each other. @throws SystemError */
