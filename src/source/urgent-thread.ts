@@ -8,7 +8,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { runFirst, threadNamed } from '../os/scheduling.js'
 
-/** As QEMU calls it, where it names its threads (`-name debug-threads=on`): from 8.1 on, and before. */
+/** As QEMU calls it, where it names its threads (`-name debug-threads=on`): 10.0, and 7.2. */
 const NAMES = ['mig/dst/preempt', 'fault-fast']
 /** It begins when QEMU has got as far as LISTEN in what it was sent; then, ms from one look to the next. */
 const LOOK_MS = [1, 2, 4, 8, 16]
