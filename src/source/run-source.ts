@@ -114,6 +114,7 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
     status.step('migrate')
     rehearse(options)
     const order = waitForOrderToConnect(wake)
+    if (options.realTime) runFirst(0)
     if (order.order === 'take-over') {
       takeOver(order.recover)
       return
@@ -143,7 +144,7 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
       status.step('precopyDone')
     } else {
       p.stopped = switchToPostcopy(o, p.outcome.reason)
-      tellUrgentPeer()
+      if (options.realTime) tellUrgentPeer()
       sendTheRest(parts, recoverAt)
     }
   }
@@ -167,7 +168,6 @@ export function runSource(base: SourceThreadBase, makeOrigin: () => Served): voi
 
   /** Makes the origin, which is there from then on. */
   function serve(recoverAt: ReconnectAt | undefined): Reconnecting {
-    if (options.realTime) runFirst(0)
     const { origin, blocks, recorded, record } = makeOrigin()
     p.origin = origin
     if (record !== undefined) p.recorder = recorderFor(p, blocks, record, recorded)

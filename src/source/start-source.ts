@@ -104,8 +104,9 @@ export function startSource<T extends SourceThreadBase>(spec: SourceSpec<T>): So
   }
 
   let realTime = false
+  /** Behind a tunnel the peer is this process. */
   async function hasten(peer: number): Promise<void> {
-    if (spec.data.options.realTime && tunnel === undefined) realTime = await hastenUrgentThread(peer)
+    if (tunnel === undefined) realTime = await hastenUrgentThread(peer)
   }
 
   let isReady = (): void => {}
