@@ -288,7 +288,8 @@ test('requested pages, and requests, have a connection of their own', options, a
   assert(count(urgent!.kinds.forward, 'page') > 20)
   assert(count(urgent!.kinds.back, 'REQ_PAGES') > 20)
   assert.equal(count(main!.kinds.back, 'REQ_PAGES'), 0)
-  assert.deepEqual(urgent!.kinds.forward.slice(-1), ['eos'])
+  // A destination that has everything does not wait for its end, nor for a page that the other connection brought as well.
+  assert(!urgent!.kinds.forward.slice(0, -1).includes('eos'))
 })
 
 test('a page that is slow to come over one connection is taken from the other', options, async () => {
