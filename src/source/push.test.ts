@@ -121,6 +121,12 @@ test('behind the end of the stream zero pages are served until it has been taken
   assert.deepEqual(arrived(), { pages: [5, 3], ended: true })
 })
 
+test('where zero pages have gone as well, that connection ends at once', options, (t) => {
+  const { o, arrived } = pushed(t, { pushZeroPages: true })
+  serveBehindTheEnd(o)
+  assert.deepEqual(arrived(), { pages: [], ended: true })
+})
+
 test('as long as the end may be on its way, the connection for requested pages stays', options, (t) => {
   const { o, say, arrived } = pushed(t)
   say(askFor(5))

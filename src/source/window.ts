@@ -15,7 +15,10 @@ const CHUNK_BYTES_UNASKED_MAX = 1024 * 1024
 const WINDOW_BYTES_MIN = CHUNK_BYTES_MIN
 const WINDOW_BYTES_START = 256 * 1024
 const WINDOW_BYTES_MAX = 64 * 1024 * 1024
-/** Queue that is tolerated: what a page that is asked for waits behind, or is in already; or on a link with delay a quarter of what a fault takes there anyway. */
+/**
+ * Queue that is tolerated: a page that is asked for waits behind it, or is in it already. On a link with delay it is a quarter of
+ * what a fault takes there anyway.
+ */
 const QUEUE_US_MAX = 150
 const QUEUE_ROUND_TRIPS_MAX = 0.25
 /** What it may be longer while nobody asks for pages. */

@@ -36,6 +36,7 @@ const BLOCKS = [
   { name: 'a', length: 6 * MiB },
   { name: 'b', length: 1 * MiB },
 ]
+const PAGES = 7 * (MiB / 4096)
 /** Slow enough that all of the random points below are in precopy. */
 const SLOW: PairOptions = { postcopy: 'auto', downtimeLimitMs: 0, maxBandwidth: 8 * MiB }
 const PRECOPY_RECORDS = 1200
@@ -288,8 +289,10 @@ test('requested pages, and requests, have a connection of their own', options, a
   assert(count(urgent!.kinds.forward, 'page') > 20)
   assert(count(urgent!.kinds.back, 'REQ_PAGES') > 20)
   assert.equal(count(main!.kinds.back, 'REQ_PAGES'), 0)
-  // A destination that has everything does not wait for its end, nor for a page that the other connection brought as well.
-  assert(!urgent!.kinds.forward.slice(0, -1).includes('eos'))
+  // Where the link is slow, pages go over both: a destination that has everything may then close before the end of one is read.
+  const { forward } = urgent!.kinds
+  if (pair.proxy.pages.sent === PAGES || forward.includes('eos'))
+    assert.equal(forward.indexOf('eos'), forward.length - 1)
 })
 
 test('a page that is slow to come over one connection is taken from the other', options, async () => {
