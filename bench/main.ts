@@ -7,7 +7,7 @@ import { downtime } from './downtime.js'
 import { faultService, faultServiceUnpinned } from './fault-service.js'
 import { live } from './live.js'
 import { machineFacts } from './machine.js'
-import { type BenchOptions, parseOptions } from './options.js'
+import { type BenchOptions, parseOptions, usage } from './options.js'
 import { orders } from './orders.js'
 import { parking } from './park.js'
 import { place } from './place.js'
@@ -36,11 +36,16 @@ const BENCHMARKS: Readonly<Record<string, (options: BenchOptions) => readonly Be
 }
 
 function options(): BenchOptions {
+  const names = Object.keys(BENCHMARKS)
   try {
     const parsed = parseOptions(process.argv.slice(2))
-    const unknown = parsed.names.find((name) => BENCHMARKS[name] === undefined)
+    if (parsed.help) {
+      console.log(usage(names))
+      process.exit(0)
+    }
+    const unknown = parsed.names.find((name) => !names.includes(name))
     if (unknown === undefined) return parsed
-    console.error(`there is no benchmark "${unknown}"; there are ${Object.keys(BENCHMARKS).join(', ')}`)
+    console.error(`there is no benchmark "${unknown}"; there are ${names.join(', ')}`)
   } catch (error) {
     console.error(error instanceof Error ? error.message : error)
   }

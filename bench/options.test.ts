@@ -9,6 +9,8 @@ test('names, lists, numbers; what is none is refused', () => {
   assert.deepEqual(options.ramMiB, [256, 1024])
   assert.deepEqual(options.qemus, ['7.2'])
   assert.equal(options.rounds, 2)
+  assert.equal(options.help, false)
+  assert.equal(parseOptions(['-h']).help, true)
   assert.throws(() => parseOptions(['--rounds', 'many']), TypeError)
   assert.throws(() => parseOptions(['--nonsense']), TypeError)
 })

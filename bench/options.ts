@@ -18,7 +18,22 @@ export interface BenchOptions {
   readonly only: readonly string[]
   /** A file that gets the JSON lines, behind what it has. */
   readonly save: string | undefined
+  /** Only say what there is. */
+  readonly help: boolean
 }
+
+export const usage = (names: readonly string[]): string =>
+  [
+    'npm run bench [-- NAME... OPTIONS]: runs the benchmarks named, or all, which takes hours',
+    `  names: ${names.join(', ')}`,
+    "  --rounds N           instead of the benchmark's own",
+    '  --ram MIB,...        sizes of RAM, where there is a choice',
+    '  --qemu VERSION,...   7.2, 10.0; all that are here unless given',
+    '  --guest NAME,...     idle, md5, reader, kv, where there is a choice',
+    '  --only PART          only variants with this in their name; more than once if need be',
+    '  --save FILE          the JSON lines go into this file too, behind what it has',
+    'bench/README.md explains each, and has the latest results.',
+  ].join('\n')
 
 const LIST = { type: 'string', multiple: true, default: [] as string[] } as const
 
@@ -34,6 +49,7 @@ export function parseOptions(args: readonly string[]): BenchOptions {
       guest: LIST,
       only: LIST,
       save: { type: 'string' },
+      help: { type: 'boolean', short: 'h', default: false },
     },
   })
   const split = (list: readonly string[]): string[] => list.flatMap((each) => each.split(','))
@@ -45,6 +61,7 @@ export function parseOptions(args: readonly string[]): BenchOptions {
     guests: split(values.guest),
     only: values.only,
     save: values.save,
+    help: values.help,
   }
 }
 

@@ -55,21 +55,22 @@ export function serveRequests(o: Outgoing): void {
     sendPick(o, o.sender, true)
     twice = true
   }
-  o.urgent.closeSection()
-  o.urgent.flush()
+  flushSection(o.urgent)
   o.stall?.waited((o.stats.pagesRequested - before) * waitMs(o))
   if (mayGoAlong(o) && o.order.nextNear()) sendNear(o)
-  if (!twice) return
-  o.sender.closeSection()
-  o.sender.flush()
+  if (twice) flushSection(o.sender)
+}
+
+function flushSection(sender: Sender): void {
+  sender.closeSection()
+  sender.flush()
 }
 
 /** The guest runs on meanwhile: whatever is put together before its page has gone, it waits for. */
 function sendNear(o: Outgoing): void {
   do sendPick(o, o.urgent)
   while (o.order.nextNear())
-  o.urgent.closeSection()
-  o.urgent.flush()
+  flushSection(o.urgent)
 }
 
 /** What is pushed has to wait for room; what is asked for meanwhile goes out beside it. */
