@@ -52,6 +52,9 @@ export interface Qemu {
   kill(): Promise<QemuExit>
 }
 
+/** How the name of a private directory begins. */
+export const DIRECTORY_PREFIX = 'farfault-qemu-'
+
 const CONNECT_PERIOD_MS = 10
 const OUTPUT_GRACE_MS = 200
 /** Lets the kernel kill the child with its parent; part of util-linux. */
@@ -74,7 +77,7 @@ process.on('exit', () => {
 export async function launchQemu(options: LaunchOptions): Promise<Qemu> {
   const { path, args, timeoutMs = 10_000 } = options
   checkProgram(path)
-  const directory = mkdtempSync(join(tmpdir(), 'farfault-qemu-'))
+  const directory = mkdtempSync(join(tmpdir(), DIRECTORY_PREFIX))
   const socketPath = join(directory, 'qmp')
   try {
     const own = typeof args === 'function' ? args(directory) : args

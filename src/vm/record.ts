@@ -1,9 +1,11 @@
 // What a QEMU was resumed from, in a file in its private directory: whoever goes on serving it must have the same image.
 // Main thread.
 
-import { readFileSync, writeFileSync } from 'node:fs'
+import { lstatSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { UsageError } from '../errors.js'
+import { DIRECTORY_PREFIX } from '../qemu/launch.js'
 
 /** All that a new process has to know of the one that served before. */
 export interface ServingRecord {
@@ -49,4 +51,37 @@ export function assertSameImage(record: ServingRecord, path: string, identity: s
   throw new UsageError(
     `${path} is not the image that this VM was resumed from, ${record.image}: it has ${identity}, and the VM's had ${record.identity}`,
   )
+}
+
+/** Whether there is a process of that number. */
+export function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0)
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
+  }
+}
+
+/** Removes the directories of QEMUs that ended when nobody was left to do so. One without a record may be about to start. */
+export function removeEnded(parent = tmpdir()): void {
+  for (const directory of ownDirectories(parent)) {
+    try {
+      if (!isAlive(readRecord(directory).pid)) rmSync(directory, { recursive: true, force: true })
+    } catch {
+      // It has none, or somebody else has removed it.
+    }
+  }
+}
+
+function ownDirectories(parent: string): string[] {
+  try {
+    const isOurs = (path: string): boolean => {
+      const stat = lstatSync(path)
+      return stat.isDirectory() && stat.uid === process.geteuid!()
+    }
+    const names = readdirSync(parent).filter((name) => name.startsWith(DIRECTORY_PREFIX))
+    return names.map((name) => join(parent, name)).filter(isOurs)
+  } catch {
+    return [] // to tidy up is no reason to fail
+  }
 }

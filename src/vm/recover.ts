@@ -13,7 +13,7 @@ import { connectQmp, type Qmp } from '../qemu/qmp.js'
 import type { SourceReport } from '../source/report.js'
 import type { Source } from '../source/start-source.js'
 import { outcomeOf, pausedOrComplete, reconnectWhenPaused } from './listen-again.js'
-import { assertSameImage, readRecord, type ServingRecord } from './record.js'
+import { assertSameImage, isAlive, readRecord, type ServingRecord } from './record.js'
 
 export interface RecoverOptions extends Omit<ServeOptions, 'mapped' | 'preempt' | 'setupTimeoutMs' | 'tls'> {
   /** QMP socket of the QEMU, in the private directory that `resume` made for it: `qemu.qmpPath`. */
@@ -117,12 +117,4 @@ async function removeRemnants({ pid }: ServingRecord, directory: string): Promis
   for (const endMs = performance.now() + QEMU_EXIT_MS; isAlive(pid); await sleep(20))
     if (performance.now() > endMs) return
   rmSync(directory, { recursive: true, force: true })
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0)
-  } catch {
-    return false
-  }
 }

@@ -13,7 +13,7 @@ import type { SourceReport } from '../source/report.js'
 import type { Source } from '../source/start-source.js'
 import { outcomeOf, reconnectWhenPaused } from './listen-again.js'
 import { planMapping } from './map.js'
-import { writeRecord } from './record.js'
+import { removeEnded, writeRecord } from './record.js'
 import { explainRefusal } from './refusals.js'
 
 export interface ResumeOptions extends Omit<ServeOptions, 'mapped' | 'tls' | 'preempt'> {
@@ -66,6 +66,7 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
   const { preempt: wanted, ...rest } = options
   const serve = { ...rest, ...(mapped === undefined ? {} : { mapped: mapped.block }) }
   const { machine, identity, source, demand } = serveImage(imagePath, serve)
+  removeEnded()
   let qemu: Qemu | undefined
   try {
     qemu = await launchQemu({
