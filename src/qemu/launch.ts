@@ -54,6 +54,8 @@ export interface Qemu {
 
 /** How the name of a private directory begins. */
 export const DIRECTORY_PREFIX = 'farfault-qemu-'
+/** In it. */
+export const QMP_SOCKET = 'qmp'
 
 const CONNECT_PERIOD_MS = 10
 const OUTPUT_GRACE_MS = 200
@@ -78,7 +80,7 @@ export async function launchQemu(options: LaunchOptions): Promise<Qemu> {
   const { path, args, timeoutMs = 10_000 } = options
   checkProgram(path)
   const directory = mkdtempSync(join(tmpdir(), DIRECTORY_PREFIX))
-  const socketPath = join(directory, 'qmp')
+  const socketPath = join(directory, QMP_SOCKET)
   try {
     const own = typeof args === 'function' ? args(directory) : args
     const qmp = ['-qmp', `unix:${socketPath},server=on,wait=off`]

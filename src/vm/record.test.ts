@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -20,11 +20,12 @@ test('directories of QEMUs that have ended are removed, and no others', (t) => {
   make('farfault-qemu-ended', gone)
   const runs = make('farfault-qemu-runs', process.pid)
   make('farfault-qemu-starts')
+  writeFileSync(join(make('farfault-qemu-elsewhere', gone), 'qmp'), '')
   const other = make('other', gone)
   symlinkSync(other, join(parent, 'farfault-qemu-link'))
 
   removeEnded(parent)
-  const left = ['farfault-qemu-link', 'farfault-qemu-runs', 'farfault-qemu-starts', 'other']
+  const left = [...['elsewhere', 'link', 'runs', 'starts'].map((name) => `farfault-qemu-${name}`), 'other']
   assert.deepEqual(readdirSync(parent).sort(), left)
   assert.equal(readRecord(other).pid, gone) // what a link leads to is left
   assert.equal(readRecord(runs).pid, process.pid)

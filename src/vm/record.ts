@@ -1,11 +1,11 @@
 // What a QEMU was resumed from, in a file in its private directory: whoever goes on serving it must have the same image.
 // Main thread.
 
-import { lstatSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, lstatSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { UsageError } from '../errors.js'
-import { DIRECTORY_PREFIX } from '../qemu/launch.js'
+import { DIRECTORY_PREFIX, QMP_SOCKET } from '../qemu/launch.js'
 
 /** All that a new process has to know of the one that served before. */
 export interface ServingRecord {
@@ -62,11 +62,15 @@ export function isAlive(pid: number): boolean {
   }
 }
 
-/** Removes the directories of QEMUs that ended when nobody was left to do so. One without a record may be about to start. */
+/**
+ * Removes the directories of QEMUs that ended when nobody was left to do so. One without a record may be about to start; one with
+ * a QMP socket may run where its process cannot be seen, in another container: a QEMU that ends takes its socket along.
+ */
 export function removeEnded(parent = tmpdir()): void {
   for (const directory of ownDirectories(parent)) {
     try {
-      if (!isAlive(readRecord(directory).pid)) rmSync(directory, { recursive: true, force: true })
+      if (isAlive(readRecord(directory).pid) || existsSync(join(directory, QMP_SOCKET))) continue
+      rmSync(directory, { recursive: true, force: true })
     } catch {
       // It has none, or somebody else has removed it.
     }
