@@ -67,24 +67,25 @@ export function isAlive(pid: number): boolean {
  * a QMP socket may run where its process cannot be seen, in another container: a QEMU that ends takes its socket along.
  */
 export function removeEnded(parent = tmpdir()): void {
-  for (const directory of ownDirectories(parent)) {
+  for (const directory of directoriesIn(parent)) {
     try {
-      if (isAlive(readRecord(directory).pid) || existsSync(join(directory, QMP_SOCKET))) continue
-      rmSync(directory, { recursive: true, force: true })
+      if (hasEnded(directory)) rmSync(directory, { recursive: true, force: true })
     } catch {
-      // It has none, or somebody else has removed it.
+      // It has no record, or somebody else has removed it.
     }
   }
 }
 
-function ownDirectories(parent: string): string[] {
+const hasEnded = (directory: string): boolean =>
+  lstatSync(directory).uid === process.geteuid!() &&
+  !isAlive(readRecord(directory).pid) &&
+  !existsSync(join(directory, QMP_SOCKET))
+
+function directoriesIn(parent: string): string[] {
   try {
-    const isOurs = (path: string): boolean => {
-      const stat = lstatSync(path)
-      return stat.isDirectory() && stat.uid === process.geteuid!()
-    }
-    const names = readdirSync(parent).filter((name) => name.startsWith(DIRECTORY_PREFIX))
-    return names.map((name) => join(parent, name)).filter(isOurs)
+    return readdirSync(parent, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory() && entry.name.startsWith(DIRECTORY_PREFIX))
+      .map(({ name }) => join(parent, name))
   } catch {
     return [] // to tidy up is no reason to fail
   }

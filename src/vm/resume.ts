@@ -66,7 +66,6 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
   const { preempt: wanted, ...rest } = options
   const serve = { ...rest, ...(mapped === undefined ? {} : { mapped: mapped.block }) }
   const { machine, identity, source, demand } = serveImage(imagePath, serve)
-  removeEnded()
   let qemu: Qemu | undefined
   try {
     qemu = await launchQemu({
@@ -84,6 +83,7 @@ export async function resume(imagePath: string, options: ResumeOptions): Promise
     )
     await source.ready
     const handed = await hand(qemu, source, { preempt, reconnect, paused: args.includes('-S') })
+    removeEnded() // now nobody waits for it
     const resumed = { ...handed, demand, done: outcomeOf(source, options.push ?? true) }
     return plan !== undefined && 'reason' in plan ? { ...resumed, notMapped: plan.reason } : resumed
   } catch (error) {
