@@ -4,6 +4,7 @@ import { messageOf } from '../errors.js'
 import {
   CancelledError,
   convertStream,
+  type ImageFileOptions,
   type ParkProgress,
   type ParkReport,
   park,
@@ -106,12 +107,14 @@ function wayOf({
   native,
   quit,
   insecure,
+  'direct-io': directIo,
   'tls-dir': tls,
 }: ParkValues): ParkSideReport['how'] {
   if (from !== undefined && (qmp ?? listen) !== undefined)
     throw new UsageError('--from goes with neither --qmp nor --listen')
   if (qmp === undefined && (native || quit))
     throw new UsageError(`${native ? '--native' : '--quit'} needs --qmp SOCKET`)
+  if (native && directIo) throw new UsageError('--native needs no --direct-io: QEMU writes the file')
   if (native && listen !== undefined) throw new UsageError('--native needs no --listen: QEMU writes the file')
   if (listen === undefined && (insecure || tls !== undefined))
     throw new UsageError(`${insecure ? '--insecure' : '--tls-dir'} needs --listen tcp:HOST:PORT`)
@@ -121,11 +124,16 @@ function wayOf({
   throw new UsageError('where the VM comes from is missing: --qmp SOCKET, --listen URI or --from FILE')
 }
 
+const fileOptions = (values: ParkValues): ImageFileOptions => ({
+  replace: values.replace,
+  directIo: values['direct-io'],
+})
+
 async function parkRunning({ values, path, by, signal, line }: Job): Promise<Done> {
   const render = progressText()
   const parked = await park({
     ...{ qmp: values.qmp!, path, by, signal },
-    ...{ native: values.native, replace: values.replace, quit: values.quit },
+    ...{ native: values.native, quit: values.quit, ...fileOptions(values) },
     ...(values.listen === undefined ? {} : { listen: values.listen }),
     ...listenSecurity(values),
     downtimeLimitMs: values['downtime-limit'],
@@ -136,7 +144,7 @@ async function parkRunning({ values, path, by, signal, line }: Job): Promise<Don
 
 async function parkIncoming({ values, path, by, signal, line }: Job): Promise<Done> {
   const parking = parkFrom({
-    ...{ listen: values.listen!, path, by, replace: values.replace },
+    ...{ listen: values.listen!, path, by, ...fileOptions(values) },
     ...listenSecurity(values),
   })
   line.say(`listening on ${parking.uri}`)
@@ -162,7 +170,7 @@ async function convert({ values, path, by, signal, line }: Job): Promise<Done> {
   const startMs = performance.now()
   let total = 0
   const written = await convertStream(values.from!, path, {
-    ...{ by, signal, replace: values.replace },
+    ...{ by, signal, ...fileOptions(values) },
     onProgress(done, of) {
       total = of
       line.show(() => `${Math.floor((done / of) * 100)} % of ${bytes(of)} converted`)

@@ -7,8 +7,9 @@ import { type Bitmap, createBitmap, difference, eachRun } from '../ram/bitmap.js
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import type { MappedRamBlock } from '../wire/mapped-ram.js'
 import { CHUNK_BYTES, CHUNK_PAGES, checksumOfBytes, chunksIn } from './checksums.js'
+import { createDirectStore } from './direct-store.js'
 import { onFile } from './file.js'
-import { createStore, SLOT_PAGES } from './store.js'
+import { createStore } from './store.js'
 
 /** A block whose pages are being written. */
 export interface PagesInWriting extends MappedRamBlock {
@@ -49,8 +50,10 @@ export interface Stage {
 const THREAD_BYTES_MIN = 64 * 1024 * 1024
 
 /** `memoryBytes`: of all blocks. */
-export function createStage(fd: number, path: string, memoryBytes: number): Stage {
-  const store = createStore(fd, path, memoryBytes >= THREAD_BYTES_MIN)
+export function createStage(fd: number, path: string, memoryBytes: number, directIo: boolean): Stage {
+  const store = directIo
+    ? createDirectStore(fd, path)
+    : createStore(fd, path, memoryBytes >= THREAD_BYTES_MIN)
   let block: PagesInWriting | undefined
   let first = 0
   let count = 0
@@ -71,7 +74,7 @@ export function createStage(fd: number, path: string, memoryBytes: number): Stag
 
   return {
     write(target, page, source, at) {
-      if (block !== target || page !== first + count || page % SLOT_PAGES === 0) {
+      if (block !== target || page !== first + count || page % store.slotPages === 0) {
         handOver()
         block = target
         first = page

@@ -34,7 +34,9 @@ export interface StoreRing {
 const JOB = { offset: 0, bytes: 1, size: 2 } as const
 
 export interface Store {
-  /** Where the next run of pages is to be put; at most `SLOT_PAGES`. Another one after each `put`. */
+  /** Pages in one write at most. It stands at a multiple of its length then. */
+  readonly slotPages: number
+  /** Where the next run of pages is to be put. Another one after each `put`. */
   readonly slot: Uint8Array
   /** Writes the first `bytes` of the slot to `offset`. @throws SystemError of this write or of an earlier one */
   put(offset: number, bytes: number): void
@@ -67,6 +69,7 @@ export function createStore(fd: number, path: string, large: boolean): Store {
   }
 
   return {
+    slotPages: SLOT_PAGES,
     get slot() {
       return slot
     },

@@ -13,6 +13,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import fc from 'fast-check'
+import { cachedMiB, dropFromCache } from '../../bench/process-facts.js'
+import { knowsDirectIo } from '../../test/image/images.js'
 import { encodeDevice } from '../wire/device-sections.js'
 import { createChunkReader } from './chunk-reader.js'
 import { openImage } from './image.js'
@@ -30,6 +32,7 @@ function directoryOf(t: TestContext): string {
 }
 
 interface Options {
+  readonly directIo?: boolean
   readonly pages?: readonly number[]
   readonly replace?: boolean
   readonly ramSectionId?: number
@@ -37,10 +40,10 @@ interface Options {
 
 function writerOf(
   path: string,
-  { pages = [40], replace = false, ramSectionId = 2 }: Options = {},
+  { pages = [40], replace = false, ramSectionId = 2, directIo = false }: Options = {},
 ): ImageWriter {
   const blocks = pages.map((count, index) => ({ name: `block${index}`, length: count * PAGE }))
-  return createImageWriter(path, { configuration: CONFIGURATION, blocks, ramSectionId, replace })
+  return createImageWriter(path, { configuration: CONFIGURATION, blocks, ramSectionId, replace, directIo })
 }
 
 const write = fc.record({
@@ -52,84 +55,116 @@ const write = fc.record({
   seed: fc.nat(1000),
 })
 
-test('an image holds what was written last, and verifies', { timeout: 180_000 }, (t) => {
-  const path = join(directoryOf(t), 'vm.img')
-  const sizes = [300, 37]
-  fc.assert(
-    fc.property(fc.array(write, { minLength: 20, maxLength: 80 }), (writes) => {
-      const model = sizes.map((pages) => new Uint8Array(pages))
-      const writer = writerOf(path, { pages: sizes, replace: true })
-      const scratch = new Uint8Array(PAGE)
-      for (const { kind, block, page, pages, seed } of writes) {
-        const first = page % sizes[block]!
-        const count = Math.min(pages, sizes[block]! - first)
-        if (kind === 'zero') {
-          writer.zeroRun(block, first, count)
-          model[block]!.fill(0, first, first + count)
-        } else if (kind === 'read') {
-          writer.readPage(block, first, scratch)
-          assert.deepEqual([...new Set(scratch)], [model[block]![first]])
-        } else {
-          const bytes = new Uint8Array(3 + count * PAGE)
-          for (let i = 0; i < count; i++) {
-            const value = kind === 'run' && (seed + i) % 3 === 0 ? 0 : 1 + ((seed + i) % 250)
-            bytes.fill(value, 3 + i * PAGE, 3 + (i + 1) * PAGE)
-            model[block]![first + i] = value
-          }
-          writer.writeRun(block, first, bytes, 3, count)
-        }
-      }
-      const written = writer.finish({ devices: DEVICES, made: MADE })
-      const image = openImage(path, { requireSidecar: true })
-      const chunks = createChunkReader(image, true)
-      for (const _ of image.verify());
-      for (const [index, { present, pagesOffset }] of image.blocks.entries()) {
-        for (const [page, value] of model[index]!.entries()) {
-          assert.equal(present.get(page), value !== 0)
-          readSync(image.fd, scratch, 0, PAGE, pagesOffset + page * PAGE)
-          assert.deepEqual([...new Set(scratch)], [value], `page ${page}`)
-          if (value === 0) continue
-          chunks.read(index, page, 1, false)
-          chunks.release(1, false)
-        }
-      }
-      chunks.close()
-      image.close()
-      const count = model.reduce((sum, pages) => sum + pages.filter((value) => value !== 0).length, 0)
-      assert.equal(written.presentPages, count)
-      assert.equal(statSync(path).size, written.fileBytes)
-    }),
-    { numRuns: 20 },
-  )
-})
+/** Through the page cache, or past it. */
+const WAYS = [
+  ['through the page cache', false],
+  ['past it', true],
+] as const
 
-// A thread of its own writes it.
-test('a large image holds its long runs and its short ones, and verifies', (t) => {
-  const path = join(directoryOf(t), 'vm.img')
-  const pages = 17_000
-  const writer = writerOf(path, { pages: [pages] })
-  const value = (page: number): number => 1 + (page % 251)
-  const bytes = new Uint8Array(700 * PAGE)
-  const write = (first: number, count: number): void => {
-    for (let i = 0; i < count; i++) bytes.fill(value(first + i), i * PAGE, (i + 1) * PAGE)
-    writer.writeRun(0, first, bytes, 0, count)
-  }
-  for (let page = 0; page < 16_800; page += 700) write(page, 700)
-  for (let page = 16_801; page < pages; page += 2) write(page, 1)
-  write(5, 3) // some of a run again
-  writer.zeroRun(0, 1000, 300)
-  writer.finish({ devices: DEVICES, made: MADE })
-  const image = openImage(path, { requireSidecar: true })
-  t.after(image.close)
-  for (const _ of image.verify());
-  const [{ present, pagesOffset }] = image.blocks as [(typeof image.blocks)[number]]
-  for (let page = 0; page < pages; page++) {
-    const holds = page < 16_800 ? page < 1000 || page >= 1300 : page % 2 === 1
-    assert.equal(present.get(page), holds)
-    if (!holds) continue
-    readSync(image.fd, bytes, 0, PAGE, pagesOffset + page * PAGE)
-    assert.ok(bytes[0] === value(page) && bytes[PAGE - 1] === value(page), `page ${page}`)
-  }
+for (const [how, directIo] of WAYS) {
+  test(`an image that is written ${how} holds what was written last, and verifies`, {
+    timeout: 180_000,
+  }, (t) => {
+    const directory = directoryOf(t)
+    if (directIo && !knowsDirectIo(t, directory)) return
+    const path = join(directory, 'vm.img')
+    const sizes = [300, 37]
+    fc.assert(
+      fc.property(fc.array(write, { minLength: 20, maxLength: 80 }), (writes) => {
+        const model = sizes.map((pages) => new Uint8Array(pages))
+        const writer = writerOf(path, { pages: sizes, replace: true, directIo })
+        const scratch = new Uint8Array(PAGE)
+        for (const { kind, block, page, pages, seed } of writes) {
+          const first = page % sizes[block]!
+          const count = Math.min(pages, sizes[block]! - first)
+          if (kind === 'zero') {
+            writer.zeroRun(block, first, count)
+            model[block]!.fill(0, first, first + count)
+          } else if (kind === 'read') {
+            writer.readPage(block, first, scratch)
+            assert.deepEqual([...new Set(scratch)], [model[block]![first]])
+          } else {
+            const bytes = new Uint8Array(3 + count * PAGE)
+            for (let i = 0; i < count; i++) {
+              const value = kind === 'run' && (seed + i) % 3 === 0 ? 0 : 1 + ((seed + i) % 250)
+              bytes.fill(value, 3 + i * PAGE, 3 + (i + 1) * PAGE)
+              model[block]![first + i] = value
+            }
+            writer.writeRun(block, first, bytes, 3, count)
+          }
+        }
+        const written = writer.finish({ devices: DEVICES, made: MADE })
+        const image = openImage(path, { requireSidecar: true })
+        const chunks = createChunkReader(image, true)
+        for (const _ of image.verify());
+        for (const [index, { present, pagesOffset }] of image.blocks.entries()) {
+          for (const [page, value] of model[index]!.entries()) {
+            assert.equal(present.get(page), value !== 0)
+            readSync(image.fd, scratch, 0, PAGE, pagesOffset + page * PAGE)
+            assert.deepEqual([...new Set(scratch)], [value], `page ${page}`)
+            if (value === 0) continue
+            chunks.read(index, page, 1, false)
+            chunks.release(1, false)
+          }
+        }
+        chunks.close()
+        image.close()
+        const count = model.reduce((sum, pages) => sum + pages.filter((value) => value !== 0).length, 0)
+        assert.equal(written.presentPages, count)
+        assert.equal(statSync(path).size, written.fileBytes)
+      }),
+      { numRuns: 20 },
+    )
+  })
+}
+
+// A thread of its own writes it, or nobody waits for the disk.
+for (const [how, directIo] of WAYS) {
+  test(`a large image that is written ${how} holds its long runs and its short ones, and verifies`, (t) => {
+    const directory = directoryOf(t)
+    if (directIo && !knowsDirectIo(t, directory)) return
+    const path = join(directory, 'vm.img')
+    const pages = 17_000
+    const writer = writerOf(path, { pages: [pages], directIo })
+    const value = (page: number): number => 1 + (page % 251)
+    const bytes = new Uint8Array(700 * PAGE)
+    const write = (first: number, count: number): void => {
+      for (let i = 0; i < count; i++) bytes.fill(value(first + i), i * PAGE, (i + 1) * PAGE)
+      writer.writeRun(0, first, bytes, 0, count)
+    }
+    for (let page = 0; page < 16_800; page += 700) write(page, 700)
+    for (let page = 16_801; page < pages; page += 2) write(page, 1)
+    write(5, 3) // some of a run again
+    writer.zeroRun(0, 1000, 300)
+    writer.finish({ devices: DEVICES, made: MADE })
+    const image = openImage(path, { requireSidecar: true })
+    t.after(image.close)
+    for (const _ of image.verify());
+    const [{ present, pagesOffset }] = image.blocks as [(typeof image.blocks)[number]]
+    for (let page = 0; page < pages; page++) {
+      const holds = page < 16_800 ? page < 1000 || page >= 1300 : page % 2 === 1
+      assert.equal(present.get(page), holds)
+      if (!holds) continue
+      readSync(image.fd, bytes, 0, PAGE, pagesOffset + page * PAGE)
+      assert.ok(bytes[0] === value(page) && bytes[PAGE - 1] === value(page), `page ${page}`)
+    }
+  })
+}
+
+test('what is written past the page cache is not there', (t) => {
+  const directory = directoryOf(t)
+  if (!knowsDirectIo(t, directory)) return
+  const inCache = [false, true].map((directIo) => {
+    const path = join(directory, `${directIo}.img`)
+    const writer = writerOf(path, { pages: [4096], directIo })
+    writer.writeRun(0, 0, new Uint8Array(4096 * PAGE).fill(1), 0, 4096)
+    writer.finish({ devices: DEVICES, made: MADE })
+    return cachedMiB(path)
+  })
+  dropFromCache(join(directory, 'false.img'))
+  if (cachedMiB(join(directory, 'false.img')) > 0)
+    return t.skip('the file is in memory only: TMPDIR is a tmpfs')
+  assert.ok(inCache[0]! >= 16 && inCache[1]! < 1, `MiB in the page cache: ${inCache}`)
 })
 
 const LATER: Readonly<Record<string, (writer: ImageWriter) => void>> = {

@@ -1,7 +1,7 @@
 // Writes an image: pages straight to their places as they come, everything else at the end. Runs on the thread that
 // receives the pages; all calls block. The file has another name until it is whole and on disk.
 
-import { closeSync, fstatSync, fsyncSync, openSync, rmSync } from 'node:fs'
+import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, rmSync } from 'node:fs'
 import { punchHole } from '../os/mapping.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { concat } from '../wire/bytes.js'
@@ -28,16 +28,25 @@ import { type OpenFile, onFile, writeExactly } from './file.js'
 import { assertCanWrite, partialPath, publish, removeRemnants, writeSidecar } from './publish.js'
 import { encodeSidecar, type Made, sidecarPath } from './sidecar.js'
 import { describeDevices, splitDevices } from './split-devices.js'
-import { createStage, eachStaleRun, type PagesInWriting, pagesInWriting } from './stage.js'
+import { createStage, eachStaleRun, type PagesInWriting, pagesInWriting, type Stage } from './stage.js'
 
-export interface ImageWriterOptions {
+/** Of the image's file. */
+export interface ImageFileOptions {
+  /** Take the place of a file of that name. Default: such a file is an error. */
+  readonly replace?: boolean
+  /**
+   * Write RAM past the page cache (O_DIRECT): on disk sooner, and the host's memory stays as it is; but who resumes the image soon
+   * has to wait for the disk.
+   */
+  readonly directIo?: boolean
+}
+
+export interface ImageWriterOptions extends ImageFileOptions {
   /** Of the stream that is stored. Its capabilities give way to those of an image. */
   readonly configuration: Configuration
   readonly blocks: readonly { readonly name: string; readonly length: number }[]
   /** Section id of the RAM. Another one is taken when a device has it. */
   readonly ramSectionId: number
-  /** Take the place of a file of that name. Default: such a file is an error. */
-  readonly replace?: boolean
 }
 
 export interface FinishOptions {
@@ -84,7 +93,7 @@ const ZERO_PAGE = Buffer.alloc(TARGET_PAGE_BYTES)
 
 /** @throws UsageError when the file exists or its directory cannot be written to. */
 export function createImageWriter(path: string, options: ImageWriterOptions): ImageWriter {
-  const { configuration, replace = false } = options
+  const { configuration, replace = false, directIo = false } = options
   assertCanWrite(path, replace)
   removeRemnants(path)
   const partial = partialPath(path)
@@ -95,8 +104,20 @@ export function createImageWriter(path: string, options: ImageWriterOptions): Im
   const layout = layOutMappedRam(firstEntry, options.blocks)
   const blocks = layout.blocks.map(pagesInWriting)
   const memoryBytes = blocks.reduce((sum, { length }) => sum + length, 0)
-  const stage = createStage(fd, partial, memoryBytes)
+  const stage = openStage()
   let open = true
+
+  function openStage(): Stage {
+    try {
+      // A write that makes a file longer waits for those before it.
+      if (directIo) onFile('lengthen', partial, () => ftruncateSync(fd, layout.end))
+      return createStage(fd, partial, memoryBytes, directIo)
+    } catch (error) {
+      closeSync(fd)
+      rmSync(partial, { force: true })
+      throw error
+    }
+  }
 
   function writeMetadata(ramId: number, devices: Uint8Array, vmDescription: Uint8Array): number {
     const tail = concat([

@@ -64,7 +64,7 @@ const FUNCTIONS = {
   lseek: { result: 'long', args: ['int', 'ulong', 'int'] },
   ioctl: { result: 'int', args: ['int', 'ulong', 'address'] },
   fcntl: { result: 'int', args: ['int', 'int', 'ulong'] },
-  syscall: { result: 'long', args: ['ulong', 'ulong'] },
+  syscall: { result: 'long', args: ['ulong', 'ulong', 'ulong', 'ulong', 'ulong', 'ulong'] },
   sched_setscheduler: { result: 'int', args: ['int', 'int', 'address'] },
   clock_gettime: { result: 'int', args: ['int', 'address'] },
   eventfd: { result: 'int', args: ['int', 'int'] },
@@ -192,10 +192,15 @@ export function check(call: string, result: number, detail = ''): number {
 /** System calls that the C library has no function for. Numbers: the kernel's syscall tables. */
 export const SYSCALL_NUMBERS = {
   userfaultfd: { x64: 323, arm64: 282 },
+  io_setup: { x64: 206, arm64: 0 },
+  io_destroy: { x64: 207, arm64: 1 },
+  io_getevents: { x64: 208, arm64: 4 },
+  io_submit: { x64: 209, arm64: 2 },
 } as const
 
-export function syscall(name: keyof typeof SYSCALL_NUMBERS, argument: number): number {
-  return libc().syscall(SYSCALL_NUMBERS[name][process.arch as 'x64' | 'arm64'], argument)
+/** Arguments that the call does not have count for nothing. */
+export function syscall(name: keyof typeof SYSCALL_NUMBERS, a: number, b = 0, c = 0, d = 0, e = 0): number {
+  return libc().syscall(SYSCALL_NUMBERS[name][process.arch as 'x64' | 'arm64'], a, b, c, d, e)
 }
 
 export function hex(address: number): string {

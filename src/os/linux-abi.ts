@@ -39,6 +39,8 @@ export const LINUX = {
   EFD_CLOEXEC: 0x80000,
   CLOCK_REALTIME: 0,
   CLOCK_MONOTONIC: 1,
+  // linux/aio_abi.h
+  IOCB_CMD_PWRITE: 1,
   // sched(7)
   SCHED_FIFO: 1,
   SCHED_RESET_ON_FORK: 0x4000_0000,
@@ -120,6 +122,12 @@ export const MSGHDR = layout({
   msg_controllen: 'u64',
   msg_flags: 's32',
 })
+export const IOCB = layout({
+  ...{ aio_data: 'u64', aio_key: 'u32', aio_rw_flags: 'u32', aio_lio_opcode: 'u16', aio_reqprio: 's16' },
+  ...{ aio_fildes: 'u32', aio_buf: 'u64', aio_nbytes: 'u64', aio_offset: 's64', aio_reserved2: 'u64' },
+  ...{ aio_flags: 'u32', aio_resfd: 'u32' },
+})
+export const IO_EVENT = layout({ data: 'u64', obj: 'u64', res: 's64', res2: 's64' })
 /** As far as it is read. */
 export const TCP_INFO = layout({
   states_and_options: 'u64',

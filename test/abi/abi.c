@@ -2,6 +2,7 @@
  * abi.test.ts compares it with the tables in src/os. Newer names are guarded: older headers lack them. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/sockios.h>
@@ -113,7 +114,11 @@ static void memory(void) {
   VALUE(MADV_POPULATE_READ);
 #endif
   VALUE(FALLOC_FL_KEEP_SIZE); VALUE(FALLOC_FL_PUNCH_HOLE); VALUE(SYNC_FILE_RANGE_WRITE); VALUE(MCL_CURRENT); VALUE(MCL_FUTURE);
-  VALUE(SYS_userfaultfd);
+  VALUE(SYS_userfaultfd); VALUE(SYS_io_setup); VALUE(SYS_io_destroy); VALUE(SYS_io_submit); VALUE(SYS_io_getevents);
+  VALUE(IOCB_CMD_PWRITE);
+  SIZE(struct iocb); FIELD(struct iocb, aio_data); FIELD(struct iocb, aio_lio_opcode); FIELD(struct iocb, aio_fildes);
+  FIELD(struct iocb, aio_buf); FIELD(struct iocb, aio_nbytes); FIELD(struct iocb, aio_offset);
+  SIZE(struct io_event); FIELD(struct io_event, data); FIELD(struct io_event, res);
 }
 
 static void sockets(void) {

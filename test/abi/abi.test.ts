@@ -28,6 +28,8 @@ const STRUCTS: Record<string, linux.Layout> = {
   'struct pollfd': linux.POLLFD,
   'struct msghdr': linux.MSGHDR,
   'struct addrinfo': linux.ADDRINFO,
+  'struct iocb': linux.IOCB,
+  'struct io_event': linux.IO_EVENT,
   'struct tcp_info': linux.TCP_INFO,
 }
 
@@ -71,7 +73,9 @@ const OURS: Numbers = {
   PAGEMAP_SCAN: pagemap.PAGEMAP_SCAN,
   PM_SCAN_WP_MATCHING: pagemap.PM_SCAN_WP_MATCHING,
   PM_SCAN_CHECK_WPASYNC: pagemap.PM_SCAN_CHECK_WPASYNC,
-  SYS_userfaultfd: SYSCALL_NUMBERS.userfaultfd[process.arch as 'x64' | 'arm64'],
+  ...Object.fromEntries(
+    Object.entries(SYSCALL_NUMBERS).map(([name, of]) => [`SYS_${name}`, of[process.arch as 'x64' | 'arm64']]),
+  ),
   'sizeof struct sockaddr_un': linux.SOCKADDR_UN_PATH.at + linux.SOCKADDR_UN_PATH.size,
   'struct sockaddr_un.sun_path': linux.SOCKADDR_UN_PATH.at,
   'struct sockaddr_in.sin_port': linux.SOCKADDR_PORT_AT,

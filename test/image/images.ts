@@ -1,7 +1,7 @@
 // Saving a QEMU's guest to a file, temporary directories, and RAM of an image as bytes. For tests.
 
 import assert from 'node:assert/strict'
-import { mkdtempSync, readSync, rmSync } from 'node:fs'
+import { closeSync, constants, mkdtempSync, openSync, readSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
@@ -38,4 +38,19 @@ export function ramOf(image: Image, name: string): Buffer {
     page = page + 1 < block.present.length ? block.present.nextSet(page + 1) : -1
   }
   return bytes
+}
+
+/** The file system of `directory` knows O_DIRECT; elsewhere the test is skipped. */
+export function knowsDirectIo(t: TestContext, directory: string): boolean {
+  try {
+    closeSync(
+      openSync(join(directory, 'direct'), constants.O_CREAT | constants.O_WRONLY | constants.O_DIRECT),
+    )
+    return true
+  } catch {
+    t.skip('the file system of TMPDIR does not know O_DIRECT')
+    return false
+  } finally {
+    rmSync(join(directory, 'direct'), { force: true })
+  }
 }
