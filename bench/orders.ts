@@ -39,7 +39,7 @@ async function park(binary: QemuBinary): Promise<Parked> {
   } finally {
     await qemu.kill()
   }
-  await convertStream(`${image}.stream`, image)
+  await convertStream(`${image}.stream`, image, { pageCache: true })
   rmSync(`${image}.stream`)
   return { directory, image }
 }

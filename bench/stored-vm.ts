@@ -41,7 +41,7 @@ export async function storeVm(binary: QemuBinary, options: TestGuestOptions): Pr
   await qemu.qmp.execute('stop')
   const beat = (): Beat => lastBeat(qemu.output())!
   const parkedAt = beat()
-  await park({ qmp, path: image })
+  await park({ qmp, path: image, pageCache: true })
   const recorded = join(directory, 'recorded.img')
   linkSync(image, recorded)
   linkSync(`${image}.json`, `${recorded}.json`)

@@ -107,14 +107,14 @@ function wayOf({
   native,
   quit,
   insecure,
-  'direct-io': directIo,
+  'page-cache': pageCache,
   'tls-dir': tls,
 }: ParkValues): ParkSideReport['how'] {
   if (from !== undefined && (qmp ?? listen) !== undefined)
     throw new UsageError('--from goes with neither --qmp nor --listen')
   if (qmp === undefined && (native || quit))
     throw new UsageError(`${native ? '--native' : '--quit'} needs --qmp SOCKET`)
-  if (native && directIo) throw new UsageError('--native needs no --direct-io: QEMU writes the file')
+  if (native && pageCache) throw new UsageError('--native needs no --page-cache: QEMU writes the file')
   if (native && listen !== undefined) throw new UsageError('--native needs no --listen: QEMU writes the file')
   if (listen === undefined && (insecure || tls !== undefined))
     throw new UsageError(`${insecure ? '--insecure' : '--tls-dir'} needs --listen tcp:HOST:PORT`)
@@ -126,7 +126,7 @@ function wayOf({
 
 const fileOptions = (values: ParkValues): ImageFileOptions => ({
   replace: values.replace,
-  directIo: values['direct-io'],
+  pageCache: values['page-cache'],
 })
 
 async function parkRunning({ values, path, by, signal, line }: Job): Promise<Done> {

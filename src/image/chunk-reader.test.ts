@@ -27,7 +27,7 @@ function setUp(t: TestContext, every = 10, otherwise: 'zeros' | 'anything' = 'an
   const path = join(directory, 'vm.img')
   const configuration = { machine: 'test-1', uuid: new Uint8Array(16), capabilities: [] }
   const writer = createImageWriter(path, {
-    ...{ configuration, ramSectionId: 2, replace: false },
+    ...{ configuration, ramSectionId: 2, replace: false, pageCache: true },
     blocks: [{ name: 'ram', length: PAGES * PAGE }],
   })
   for (let page = 0; page < PAGES; page += every) {

@@ -1,10 +1,9 @@
-// Puts staged pages into the file past the page cache: for an image that will not be wanted soon, on a host whose memory is for its
-// VMs. Used by the stage, on the thread that receives; the disk is at several writes while that goes on, and no other thread is needed.
+// Puts staged pages into the file past the page cache: the memory of a host is for its VMs, and to write to it first takes longer. Used by
+// the stage, on the thread that writes the image; the disk is at several writes while that goes on.
 
 import { closeSync, constants, openSync } from 'node:fs'
-import { SystemError, UsageError } from '../errors.js'
-import { createAsyncWrites } from '../os/async-writes.js'
-import { errnoName } from '../os/libc.js'
+import { SystemError } from '../errors.js'
+import { type AsyncWrites, createAsyncWrites } from '../os/async-writes.js'
 import { hugePages, mapAnonymous, viewOf } from '../os/mapping.js'
 import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { onFile, writeExactly } from './file.js'
@@ -24,10 +23,29 @@ interface Job {
   end: number
 }
 
-/** `path` is open as `fd`. @throws UsageError where the file system cannot do it */
-export function createDirectStore(fd: number, path: string): Store {
-  const direct = openDirect(path)
-  const writes = createAsyncWrites(SLOTS)
+/** `path` is open as `fd`. Undefined where the file system cannot, or the system has no more asynchronous writes. */
+export function createDirectStore(fd: number, path: string): Store | undefined {
+  const way = ifPossible(() => openDirectly(path))
+  return way === undefined ? undefined : createRing(fd, path, way)
+}
+
+interface DirectWay {
+  readonly direct: number
+  readonly writes: AsyncWrites
+}
+
+/** @throws SystemError */
+function openDirectly(path: string): DirectWay {
+  const direct = onFile('open', path, () => openSync(path, constants.O_WRONLY | constants.O_DIRECT))
+  try {
+    return { direct, writes: createAsyncWrites(SLOTS) }
+  } catch (error) {
+    closeSync(direct)
+    throw error
+  }
+}
+
+function createRing(fd: number, path: string, { direct, writes }: DirectWay): Store {
   const memory = mapAnonymous(SLOTS * SLOT_BYTES)
   hugePages(memory.address, memory.length)
   const views = Array.from({ length: SLOTS }, (_, i) => viewOf(memory.address + i * SLOT_BYTES, SLOT_BYTES))
@@ -36,14 +54,14 @@ export function createDirectStore(fd: number, path: string): Store {
   let failure: unknown
   let open = true
 
+  /** What it has not written goes through the page cache: there a full disk says so. */
   function ended(slot: number, result: number): void {
     const { start, end } = jobs[slot]!
+    const done = Math.max(0, result)
     jobs[slot]!.end = start
+    if (done === end - start) return
     try {
-      if (result < 0) throw new SystemError('write', errnoName(-result), path)
-      // It may have been cut short: whether the disk is full, the rest tells.
-      if (result < end - start)
-        writeExactly(fd, path, views[slot]!.subarray(result, end - start), start + result)
+      writeExactly(fd, path, views[slot]!.subarray(done, end - start), start + done)
     } catch (error) {
       failure ??= error
     }
@@ -55,7 +73,7 @@ export function createDirectStore(fd: number, path: string): Store {
     if (failure !== undefined) throw failure
   }
 
-  /** Waits for writes of these bytes that are under way: two at once have no order. */
+  /** Two writes of the same place have no order while both are under way. */
   function settle(start: number, end: number): void {
     while (jobs.some((job) => isBusy(job) && job.start < end && start < job.end)) wait()
   }
@@ -78,7 +96,7 @@ export function createDirectStore(fd: number, path: string): Store {
       current = (current + 1) % SLOTS
       while (isBusy(jobs[current]!)) wait()
     },
-    drain: () => settle(0, Number.MAX_SAFE_INTEGER),
+    settle,
     close() {
       if (!open) return
       open = false
@@ -91,13 +109,11 @@ export function createDirectStore(fd: number, path: string): Store {
 
 const isBusy = ({ start, end }: Job): boolean => start < end
 
-function openDirect(path: string): number {
+function ifPossible<T>(attempt: () => T): T | undefined {
   try {
-    return onFile('open', path, () => openSync(path, constants.O_WRONLY | constants.O_DIRECT))
+    return attempt()
   } catch (error) {
-    if (!(error instanceof SystemError && error.errnoName === 'EINVAL')) throw error
-    throw new UsageError(
-      'the file system of the image cannot be written to past the page cache (O_DIRECT): park without direct I/O',
-    )
+    if (error instanceof SystemError) return undefined
+    throw error
   }
 }

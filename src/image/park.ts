@@ -42,7 +42,7 @@ export interface Parking {
 
 /** Listens at once, for one source. @throws UsageError, ChannelError */
 export function parkFrom(options: ParkOptions): Parking {
-  const { path, replace = false, directIo = false, by = 'farfault', qemu = null } = options
+  const { path, replace = false, pageCache = false, by = 'farfault', qemu = null } = options
   assertCanWrite(path, replace)
   const listener = openListener(options)
   const wake = createWake()
@@ -53,7 +53,7 @@ export function parkFrom(options: ParkOptions): Parking {
     wakeFd: wake.fd,
     statsMemory,
     path,
-    file: { replace, directIo },
+    file: { replace, pageCache },
     by,
     from: listener.uri,
     qemu,

@@ -9,7 +9,7 @@ import type { MappedRamBlock } from '../wire/mapped-ram.js'
 import { CHUNK_BYTES, CHUNK_PAGES, checksumOfBytes, chunksIn } from './checksums.js'
 import { createDirectStore } from './direct-store.js'
 import { onFile } from './file.js'
-import { createStore } from './store.js'
+import { createCachedStore } from './store.js'
 
 /** A block whose pages are being written. */
 export interface PagesInWriting extends MappedRamBlock {
@@ -46,14 +46,9 @@ export interface Stage {
   close(): void
 }
 
-/** RAM from which on the pages are written by a thread of its own, bytes: starting one takes as long as writing so much. */
-const THREAD_BYTES_MIN = 64 * 1024 * 1024
-
-/** `memoryBytes`: of all blocks. */
-export function createStage(fd: number, path: string, memoryBytes: number, directIo: boolean): Stage {
-  const store = directIo
-    ? createDirectStore(fd, path)
-    : createStore(fd, path, memoryBytes >= THREAD_BYTES_MIN)
+/** The file is open as `fd`. */
+export function createStage(fd: number, path: string, pageCache: boolean): Stage {
+  const store = (pageCache ? undefined : createDirectStore(fd, path)) ?? createCachedStore(fd, path)
   let block: PagesInWriting | undefined
   let first = 0
   let count = 0
@@ -65,11 +60,6 @@ export function createStage(fd: number, path: string, memoryBytes: number, direc
     block.written.setRange(first, first + pages)
     keepChecksums(block, first, pages, store.slot)
     store.put(place(block, first), pages * TARGET_PAGE_BYTES)
-  }
-
-  function flush(): void {
-    handOver()
-    store.drain()
   }
 
   return {
@@ -96,10 +86,15 @@ export function createStage(fd: number, path: string, memoryBytes: number, direc
         into.fill(0)
         return
       }
-      flush()
-      onFile('read', path, () => readSync(fd, into, 0, TARGET_PAGE_BYTES, place(target, page)))
+      handOver()
+      const offset = place(target, page)
+      store.settle(offset, offset + TARGET_PAGE_BYTES)
+      onFile('read', path, () => readSync(fd, into, 0, TARGET_PAGE_BYTES, offset))
     },
-    flush,
+    flush() {
+      handOver()
+      store.settle(0, Number.MAX_SAFE_INTEGER)
+    },
     close: store.close,
   }
 }

@@ -35,10 +35,10 @@ export interface ImageFileOptions {
   /** Take the place of a file of that name. Default: such a file is an error. */
   readonly replace?: boolean
   /**
-   * Write RAM past the page cache (O_DIRECT): on disk sooner, and the host's memory stays as it is; but who resumes the image soon
-   * has to wait for the disk.
+   * Leave RAM in the page cache, for who resumes the image at once. Default: it goes to disk past it where the file system can do that
+   * (O_DIRECT), which takes about half as long, and leaves the host's memory as it is.
    */
-  readonly directIo?: boolean
+  readonly pageCache?: boolean
 }
 
 export interface ImageWriterOptions extends ImageFileOptions {
@@ -93,7 +93,7 @@ const ZERO_PAGE = Buffer.alloc(TARGET_PAGE_BYTES)
 
 /** @throws UsageError when the file exists or its directory cannot be written to. */
 export function createImageWriter(path: string, options: ImageWriterOptions): ImageWriter {
-  const { configuration, replace = false, directIo = false } = options
+  const { configuration, replace = false, pageCache = false } = options
   assertCanWrite(path, replace)
   removeRemnants(path)
   const partial = partialPath(path)
@@ -110,8 +110,8 @@ export function createImageWriter(path: string, options: ImageWriterOptions): Im
   function openStage(): Stage {
     try {
       // A write that makes a file longer waits for those before it.
-      if (directIo) onFile('lengthen', partial, () => ftruncateSync(fd, layout.end))
-      return createStage(fd, partial, memoryBytes, directIo)
+      onFile('lengthen', partial, () => ftruncateSync(fd, layout.end))
+      return createStage(fd, partial, pageCache)
     } catch (error) {
       closeSync(fd)
       rmSync(partial, { force: true })

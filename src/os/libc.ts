@@ -52,7 +52,6 @@ const FUNCTIONS = {
   memfd_create: { result: 'int', args: ['path', 'int'] },
   ftruncate: { result: 'int', args: ['int', 'off'], interruptible: true },
   fallocate: { result: 'int', args: ['int', 'int', 'off', 'off'], interruptible: true },
-  sync_file_range: { result: 'int', args: ['int', 'off', 'off', 'int'] },
   memcpy: { result: 'void', args: ['address', 'address', 'size'] },
   memset: { result: 'void', args: ['address', 'int', 'size'] },
   memcmp: { result: 'int', args: ['address', 'address', 'size'] },

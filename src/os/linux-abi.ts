@@ -4,7 +4,7 @@
 import assert from 'node:assert'
 
 export const LINUX = {
-  // mmap(2), madvise(2), memfd_create(2), mlockall(2), fallocate(2), sync_file_range(2)
+  // mmap(2), madvise(2), memfd_create(2), mlockall(2), fallocate(2)
   PROT_READ: 1,
   PROT_WRITE: 2,
   MAP_SHARED: 1,
@@ -24,7 +24,6 @@ export const LINUX = {
   MCL_FUTURE: 2,
   FALLOC_FL_KEEP_SIZE: 1,
   FALLOC_FL_PUNCH_HOLE: 2,
-  SYNC_FILE_RANGE_WRITE: 2,
   // open(2), fcntl(2), pipe(2), splice(2), eventfd(2), clock_gettime(2)
   O_RDONLY: 0,
   O_RDWR: 2,

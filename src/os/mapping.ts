@@ -203,14 +203,6 @@ export function punchHole(fd: number, offset: number, length: number): void {
   check('fallocate', libc().fallocate(fd, mode, offset, length), `offset ${offset} + ${length}`)
 }
 
-/**
- * The kernel begins to write a range to disk, and does not wait for that: a later fsync has less to do. A hint, and so
- * nothing is said where a file system cannot.
- */
-export function startWriteback(fd: number, offset: number, length: number): void {
-  libc().sync_file_range(fd, offset, length, LINUX.SYNC_FILE_RANGE_WRITE)
-}
-
 /** `flags`: MCL_CURRENT and MCL_FUTURE, as `lockedMemoryFlags` returns them. */
 export function mlockall(flags: number): void {
   check('mlockall', libc().mlockall(flags), 'see ulimit -l')

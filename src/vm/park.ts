@@ -103,14 +103,14 @@ async function parkByStream(
   options: ParkVmOptions,
   qemu: string,
 ): Promise<Outcome> {
-  const { path, replace = false, directIo = false, by = 'farfault', onProgress } = options
+  const { path, replace = false, pageCache = false, by = 'farfault', onProgress } = options
   const directory = mkdtempSync(join(tmpdir(), 'farfault-park-'))
   const ours = new AbortController()
   const unfollow = follow(options.signal, ours)
   let parking: Parking | undefined
   try {
     const listen = options.listen ?? `unix:${join(directory, 'migration')}`
-    parking = parkFrom({ listen, path, replace, directIo, by, qemu, ...security(options) })
+    parking = parkFrom({ listen, path, replace, pageCache, by, qemu, ...security(options) })
     const { uri, ready, done, stats } = parking
     // When it fails here QEMU has been told, or is told now.
     const ended = done.then((report) => {

@@ -113,7 +113,7 @@ static void memory(void) {
 #ifdef MADV_POPULATE_READ
   VALUE(MADV_POPULATE_READ);
 #endif
-  VALUE(FALLOC_FL_KEEP_SIZE); VALUE(FALLOC_FL_PUNCH_HOLE); VALUE(SYNC_FILE_RANGE_WRITE); VALUE(MCL_CURRENT); VALUE(MCL_FUTURE);
+  VALUE(FALLOC_FL_KEEP_SIZE); VALUE(FALLOC_FL_PUNCH_HOLE); VALUE(MCL_CURRENT); VALUE(MCL_FUTURE);
   VALUE(SYS_userfaultfd); VALUE(SYS_io_setup); VALUE(SYS_io_destroy); VALUE(SYS_io_submit); VALUE(SYS_io_getevents);
   VALUE(IOCB_CMD_PWRITE);
   SIZE(struct iocb); FIELD(struct iocb, aio_data); FIELD(struct iocb, aio_lio_opcode); FIELD(struct iocb, aio_fildes);
