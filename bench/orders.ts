@@ -11,6 +11,7 @@ import { waitForMigration } from '../src/qemu/migration.js'
 import { findQemus, LINUX_GUEST, type QemuBinary } from '../test/qemu/find.js'
 import { startTestGuest } from '../test/qemu/guests.js'
 import type { Benchmark, Sample, Variant } from './benchmark.js'
+import { readIntoCache } from './process-facts.js'
 import { lazily, prepareToSave } from './stored-vm.js'
 
 const RAM_MIB = 256
@@ -39,7 +40,8 @@ async function park(binary: QemuBinary): Promise<Parked> {
   } finally {
     await qemu.kill()
   }
-  await convertStream(`${image}.stream`, image, { pageCache: true })
+  await convertStream(`${image}.stream`, image)
+  readIntoCache(image)
   rmSync(`${image}.stream`)
   return { directory, image }
 }

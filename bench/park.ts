@@ -115,7 +115,6 @@ function variantsOf(binary: QemuBinary): readonly Variant[] {
   })
   return [
     of('park', (vm) => park(vm)),
-    of('park --page-cache', (vm) => park(vm, '--page-cache')),
     of('cat', (vm) => saveByShell(vm, () => '')),
     of('cat+sync', (vm) => saveByShell(vm, (file) => `; sync ${file}`)),
     ...(binary.version === '7.2' ? [] : [of('native', (vm) => park(vm, '--native'))]),
@@ -136,7 +135,6 @@ export const parking: Benchmark = {
   variants: qemus.flatMap(variantsOf),
   ratios: qemus.flatMap(({ version }) => [
     [`park, ${version}`, `cat, ${version}`] as const,
-    [`park --page-cache, ${version}`, `cat, ${version}`] as const,
     [`park, ${version}`, `cat+sync, ${version}`] as const,
   ]),
   finish: endVms,

@@ -10,6 +10,7 @@ import { setMigrationCapabilities } from '../src/qemu/migration.js'
 import { UNLIMITED } from '../src/qemu/save.js'
 import type { QemuBinary } from '../test/qemu/find.js'
 import { startTestGuest, type TestGuestOptions } from '../test/qemu/guests.js'
+import { readIntoCache } from './process-facts.js'
 import { RUN_MS_MAX } from './programs.js'
 import { type Beat, lastBeat } from './workloads.js'
 
@@ -41,7 +42,8 @@ export async function storeVm(binary: QemuBinary, options: TestGuestOptions): Pr
   await qemu.qmp.execute('stop')
   const beat = (): Beat => lastBeat(qemu.output())!
   const parkedAt = beat()
-  await park({ qmp, path: image, pageCache: true })
+  await park({ qmp, path: image })
+  readIntoCache(image) // parking goes past it
   const recorded = join(directory, 'recorded.img')
   linkSync(image, recorded)
   linkSync(`${image}.json`, `${recorded}.json`)

@@ -38,7 +38,7 @@ export {
 export { type Parking, type ParkOptions, parkFrom } from './image/park.js'
 export type { ParkReport } from './image/park-report.js'
 export { type ServedImage, type ServeOptions, serveImage } from './image/serve.js'
-export type { ImageFileOptions, WrittenImage } from './image/writer.js'
+export type { WrittenImage } from './image/writer.js'
 export { type LiveOrderChoice, ORDERS, type OrderChoice, type OrderName } from './order/orders.js'
 export {
   assertHostCanReceive,

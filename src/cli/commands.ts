@@ -207,9 +207,6 @@ export const PARK_OPTIONS = {
   from: optional('FILE', text, 'convert a plain saved stream, as of exec:cat > FILE'),
   native: flag('with --qmp: QEMU writes the image itself (QEMU 9.0 and newer)'),
   replace: flag('take the place of an image of that name; its working set stays, for the next resume'),
-  'page-cache': flag(
-    'leave the image in the page cache, for resumes that come at once: it takes about twice as long, and memory of the host',
-  ),
   quit: flag('with --qmp: end that QEMU when its state is in the image'),
   'downtime-limit': withDefault(
     'TIME',

@@ -4,7 +4,6 @@ import { messageOf } from '../errors.js'
 import {
   CancelledError,
   convertStream,
-  type ImageFileOptions,
   type ParkProgress,
   type ParkReport,
   park,
@@ -107,14 +106,12 @@ function wayOf({
   native,
   quit,
   insecure,
-  'page-cache': pageCache,
   'tls-dir': tls,
 }: ParkValues): ParkSideReport['how'] {
   if (from !== undefined && (qmp ?? listen) !== undefined)
     throw new UsageError('--from goes with neither --qmp nor --listen')
   if (qmp === undefined && (native || quit))
     throw new UsageError(`${native ? '--native' : '--quit'} needs --qmp SOCKET`)
-  if (native && pageCache) throw new UsageError('--native needs no --page-cache: QEMU writes the file')
   if (native && listen !== undefined) throw new UsageError('--native needs no --listen: QEMU writes the file')
   if (listen === undefined && (insecure || tls !== undefined))
     throw new UsageError(`${insecure ? '--insecure' : '--tls-dir'} needs --listen tcp:HOST:PORT`)
@@ -124,16 +121,11 @@ function wayOf({
   throw new UsageError('where the VM comes from is missing: --qmp SOCKET, --listen URI or --from FILE')
 }
 
-const fileOptions = (values: ParkValues): ImageFileOptions => ({
-  replace: values.replace,
-  pageCache: values['page-cache'],
-})
-
 async function parkRunning({ values, path, by, signal, line }: Job): Promise<Done> {
   const render = progressText()
   const parked = await park({
     ...{ qmp: values.qmp!, path, by, signal },
-    ...{ native: values.native, quit: values.quit, ...fileOptions(values) },
+    ...{ native: values.native, replace: values.replace, quit: values.quit },
     ...(values.listen === undefined ? {} : { listen: values.listen }),
     ...listenSecurity(values),
     downtimeLimitMs: values['downtime-limit'],
@@ -144,7 +136,7 @@ async function parkRunning({ values, path, by, signal, line }: Job): Promise<Don
 
 async function parkIncoming({ values, path, by, signal, line }: Job): Promise<Done> {
   const parking = parkFrom({
-    ...{ listen: values.listen!, path, by, ...fileOptions(values) },
+    ...{ listen: values.listen!, path, by, replace: values.replace },
     ...listenSecurity(values),
   })
   line.say(`listening on ${parking.uri}`)
@@ -170,7 +162,7 @@ async function convert({ values, path, by, signal, line }: Job): Promise<Done> {
   const startMs = performance.now()
   let total = 0
   const written = await convertStream(values.from!, path, {
-    ...{ by, signal, ...fileOptions(values) },
+    ...{ by, signal, replace: values.replace },
     onProgress(done, of) {
       total = of
       line.show(() => `${Math.floor((done / of) * 100)} % of ${bytes(of)} converted`)

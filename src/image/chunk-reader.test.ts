@@ -3,7 +3,7 @@ import { closeSync, mkdtempSync, openSync, rmSync, truncateSync, writeSync } fro
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { cachedMiB, dropFromCache } from '../../bench/process-facts.js'
+import { cachedMiB, dropFromCache, readIntoCache } from '../../bench/process-facts.js'
 import { LIMITS } from '../limits.js'
 import { viewOf } from '../os/mapping.js'
 import { numberBlocks } from '../ram/block.js'
@@ -27,7 +27,7 @@ function setUp(t: TestContext, every = 10, otherwise: 'zeros' | 'anything' = 'an
   const path = join(directory, 'vm.img')
   const configuration = { machine: 'test-1', uuid: new Uint8Array(16), capabilities: [] }
   const writer = createImageWriter(path, {
-    ...{ configuration, ramSectionId: 2, replace: false, pageCache: true },
+    ...{ configuration, ramSectionId: 2, replace: false },
     blocks: [{ name: 'ram', length: PAGES * PAGE }],
   })
   for (let page = 0; page < PAGES; page += every) {
@@ -37,6 +37,7 @@ function setUp(t: TestContext, every = 10, otherwise: 'zeros' | 'anything' = 'an
     devices: encodeDevice(5, 'device', 1, Uint8Array.of(1)),
     made: { how: 'test', by: 'test', from: null },
   })
+  readIntoCache(path)
   const image = openImage(path, { requireSidecar: true })
   const { pagesOffset, present } = image.blocks[0]!
   for (let page = 0; page < PAGES; page++)

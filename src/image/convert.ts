@@ -13,9 +13,10 @@ import { asImageErrors, fileReader, openForReading } from './file.js'
 import { isMappedRam } from './layout.js'
 import { createBodyLoader, imageSink } from './load-ram.js'
 import { readStream, type StreamContent } from './read-stream.js'
-import { createImageWriter, type ImageFileOptions, type ImageWriter, type WrittenImage } from './writer.js'
+import { createImageWriter, type ImageWriter, type WrittenImage } from './writer.js'
 
-export interface StoreOptions extends ImageFileOptions {
+export interface StoreOptions {
+  readonly replace?: boolean
   /** Of the stream, for errors. */
   readonly path?: string
   readonly onConfiguration?: (configuration: Configuration) => void
@@ -34,7 +35,7 @@ export function* storeStream(
   reader: StreamReader,
   output: string,
   opened: (writer: ImageWriter) => void,
-  { path = 'stream', onConfiguration, onCommand, quiet, ...file }: StoreOptions = {},
+  { replace = false, path = 'stream', onConfiguration, onCommand, quiet }: StoreOptions = {},
 ): Generator<number, StreamContent> {
   let configuration: Configuration | undefined
   let writer: ImageWriter | undefined
@@ -60,10 +61,7 @@ export function* storeStream(
     },
     ramStart(reader, { id }) {
       const { blocks } = readRamSetup(reader, { postcopy })
-      writer = createImageWriter(output, {
-        ...{ configuration: configuration!, blocks, ramSectionId: id },
-        ...file,
-      })
+      writer = createImageWriter(output, { configuration: configuration!, blocks, ramSectionId: id, replace })
       opened(writer)
       const sink = imageSink(writer)
       loadBody = createBodyLoader(
@@ -86,7 +84,9 @@ function checkPlain(configuration: Configuration, path: string, offset: number):
   throw new ImageError(what, path, offset)
 }
 
-export interface ConvertOptions extends ImageFileOptions {
+export interface ConvertOptions {
+  /** Take the place of an image of that name. */
+  readonly replace?: boolean
   /** Program and version, for the sidecar. */
   readonly by?: string
   /** Bytes read, of how many. */
@@ -107,7 +107,7 @@ export async function convertStream(
   output: string,
   options: ConvertOptions = {},
 ): Promise<WrittenImage> {
-  const { by = 'farfault', onProgress, signal, ...imageFile } = options
+  const { replace = false, by = 'farfault', onProgress, signal } = options
   const file = openForReading(input, (fd) => fstatSync(fd).size)
   let writer: ImageWriter | undefined
   try {
@@ -115,7 +115,7 @@ export async function convertStream(
       writer = made
     }
     const reader = fileReader(file, 0, INPUT_STEP_BYTES)
-    const walk = storeStream(reader, output, opened, { ...imageFile, path: input })
+    const walk = storeStream(reader, output, opened, { replace, path: input })
     for (let turnEndsMs = performance.now() + TURN_MS; ; ) {
       const step = asImageErrors(input, () => walk.next())
       if (step.done === true) {

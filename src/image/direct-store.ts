@@ -1,4 +1,4 @@
-// Puts staged pages into the file past the page cache: the memory of a host is for its VMs, and to write to it first takes longer. Used by
+// Puts staged pages into the file past the page cache: the memory of a host is for its VMs, and to write to that first takes longer. Used by
 // the stage, on the thread that writes the image; the disk is at several writes while that goes on.
 
 import { closeSync, constants, openSync } from 'node:fs'

@@ -18,7 +18,7 @@ import { storeStream } from './convert.js'
 import { createParkChannel, type ParkChannel } from './park-channel.js'
 import { PARK_STATS, type ParkReport } from './park-report.js'
 import { removeImage } from './publish.js'
-import type { ImageFileOptions, ImageWriter, WrittenImage } from './writer.js'
+import type { ImageWriter, WrittenImage } from './writer.js'
 
 export interface ParkThreadData {
   readonly listenFd: number
@@ -27,7 +27,7 @@ export interface ParkThreadData {
   readonly wakeFd: number
   readonly statsMemory: SharedArrayBuffer
   readonly path: string
-  readonly file: ImageFileOptions
+  readonly replace: boolean
   /** For the sidecar: program and version, and the address. */
   readonly by: string
   readonly from: string
@@ -87,7 +87,7 @@ function store(reader: StreamReader, channel: ParkChannel): WrittenImage {
     stats.memoryBytes = writer.blocks.reduce((sum, { length }) => sum + length, 0)
   }
   const walk = storeStream(reader, data.path, opened, {
-    ...data.file,
+    replace: data.replace,
     onConfiguration: ({ machine }) => {
       p.machine = machine
     },

@@ -10,13 +10,14 @@ import { openListener, type TlsListenOptions } from '../tls/tunnel.js'
 import { PARK_STATS, type ParkReport, type ParkStat } from './park-report.js'
 import type { ParkThreadData, ParkThreadMessage } from './park-thread.js'
 import { assertCanWrite } from './publish.js'
-import type { ImageFileOptions } from './writer.js'
 
-export interface ParkOptions extends ImageFileOptions {
+export interface ParkOptions {
   /** Where a source connects: `tcp:HOST:PORT` (port 0: any), `unix:PATH` or `fd:N`. */
   readonly listen: string
   /** Of the image. It appears under this name only when it is whole and on disk. */
   readonly path: string
+  /** Take the place of a file of that name. Default: such a file is an error. */
+  readonly replace?: boolean
   /** Program and version, for the sidecar. */
   readonly by?: string
   /** Version of the QEMU that is parked, for the sidecar, when it is known. */
@@ -42,7 +43,7 @@ export interface Parking {
 
 /** Listens at once, for one source. @throws UsageError, ChannelError */
 export function parkFrom(options: ParkOptions): Parking {
-  const { path, replace = false, pageCache = false, by = 'farfault', qemu = null } = options
+  const { path, replace = false, by = 'farfault', qemu = null } = options
   assertCanWrite(path, replace)
   const listener = openListener(options)
   const wake = createWake()
@@ -53,7 +54,7 @@ export function parkFrom(options: ParkOptions): Parking {
     wakeFd: wake.fd,
     statsMemory,
     path,
-    file: { replace, pageCache },
+    replace,
     by,
     from: listener.uri,
     qemu,

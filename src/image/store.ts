@@ -18,14 +18,12 @@ export interface Store {
 }
 
 /**
- * Pages in one write: the kernel then keeps them in one large folio, and whoever resumes
- * from the page cache has them mapped and passed on in fewer steps (a GiB is touched in 15 ms, and in 31 where writes have 128 KiB,
- * in 80 with pages of their own). More at once is much slower where a virtual machine gives memory back to its host: that is what
- * still larger folios are made of (1 MiB a write: six times the system time).
+ * Pages in one write: the kernel keeps them in one large folio then. More at once is much slower where a virtual machine gives memory back to
+ * its host, of which still larger folios are made (1 MiB a write: six times the system time).
  */
 const SLOT_PAGES = 128
 
-/** Through the page cache: who resumes the image at once has it in memory. */
+/** Through the page cache. */
 export function createCachedStore(fd: number, path: string): Store {
   const slot = new Uint8Array(SLOT_PAGES * TARGET_PAGE_BYTES)
   return {

@@ -30,23 +30,16 @@ import { encodeSidecar, type Made, sidecarPath } from './sidecar.js'
 import { describeDevices, splitDevices } from './split-devices.js'
 import { createStage, eachStaleRun, type PagesInWriting, pagesInWriting, type Stage } from './stage.js'
 
-/** Of the image's file. */
-export interface ImageFileOptions {
-  /** Take the place of a file of that name. Default: such a file is an error. */
-  readonly replace?: boolean
-  /**
-   * Leave RAM in the page cache, for who resumes the image at once. Default: it goes to disk past it where the file system can do that
-   * (O_DIRECT), which takes about half as long, and leaves the host's memory as it is.
-   */
-  readonly pageCache?: boolean
-}
-
-export interface ImageWriterOptions extends ImageFileOptions {
+export interface ImageWriterOptions {
   /** Of the stream that is stored. Its capabilities give way to those of an image. */
   readonly configuration: Configuration
   readonly blocks: readonly { readonly name: string; readonly length: number }[]
   /** Section id of the RAM. Another one is taken when a device has it. */
   readonly ramSectionId: number
+  /** Take the place of a file of that name. Default: such a file is an error. */
+  readonly replace?: boolean
+  /** RAM goes through the page cache, as where the file system cannot do without. */
+  readonly pageCache?: boolean
 }
 
 export interface FinishOptions {

@@ -11,17 +11,19 @@ import { adoptImage } from '../image/adopt.js'
 import { type Parking, parkFrom } from '../image/park.js'
 import type { ParkReport } from '../image/park-report.js'
 import { removeImage } from '../image/publish.js'
-import type { ImageFileOptions, WrittenImage } from '../image/writer.js'
+import type { WrittenImage } from '../image/writer.js'
 import type { MigrationInfo } from '../qemu/migration.js'
 import { connectQmp, type Qmp } from '../qemu/qmp.js'
 import { checkSaveable, goOn, type SavedState, type SaveSettings, saveGuest } from '../qemu/save.js'
 import type { TlsListenOptions } from '../tls/tunnel.js'
 
-export interface ParkVmOptions extends ImageFileOptions {
+export interface ParkVmOptions {
   /** Path of the QMP socket of the running QEMU. */
   readonly qmp: string
   /** Of the image. */
   readonly path: string
+  /** Take the place of a file of that name. */
+  readonly replace?: boolean
   /** QEMU writes the image itself: 9.0 and newer, and it must see the same file system. */
   readonly native?: boolean
   /** Where QEMU connects to; unless given a unix socket in a directory of our own. */
@@ -103,14 +105,14 @@ async function parkByStream(
   options: ParkVmOptions,
   qemu: string,
 ): Promise<Outcome> {
-  const { path, replace = false, pageCache = false, by = 'farfault', onProgress } = options
+  const { path, replace = false, by = 'farfault', onProgress } = options
   const directory = mkdtempSync(join(tmpdir(), 'farfault-park-'))
   const ours = new AbortController()
   const unfollow = follow(options.signal, ours)
   let parking: Parking | undefined
   try {
     const listen = options.listen ?? `unix:${join(directory, 'migration')}`
-    parking = parkFrom({ listen, path, replace, pageCache, by, qemu, ...security(options) })
+    parking = parkFrom({ listen, path, replace, by, qemu, ...security(options) })
     const { uri, ready, done, stats } = parking
     // When it fails here QEMU has been told, or is told now.
     const ended = done.then((report) => {
