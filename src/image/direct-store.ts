@@ -9,7 +9,7 @@ import { TARGET_PAGE_BYTES } from '../ram/block.js'
 import { onFile, writeExactly } from './file.js'
 import type { Store } from './store.js'
 
-/** Pages in one write: what the disk is given at once, so many times over, keeps it busy (half of each is as fast, a quarter is not). */
+/** Pages in one write. So many at once keep a disk busy; 2 MiB, and half as many, are as fast. */
 const SLOT_PAGES = 256
 const SLOT_BYTES = SLOT_PAGES * TARGET_PAGE_BYTES
 const SLOTS = 16
@@ -67,15 +67,10 @@ function createRing(fd: number, path: string, { direct, writes }: DirectWay): St
     }
   }
 
-  /** Waits until one that is under way has ended, at least. @throws SystemError of any that has */
-  function wait(): void {
-    writes.wait(ended)
-    if (failure !== undefined) throw failure
-  }
-
   /** Two writes of the same place have no order while both are under way. */
   function settle(start: number, end: number): void {
-    while (jobs.some((job) => isBusy(job) && job.start < end && start < job.end)) wait()
+    while (jobs.some((job) => isBusy(job) && job.start < end && start < job.end)) writes.wait(ended)
+    if (failure !== undefined) throw failure
   }
 
   return {
@@ -94,7 +89,7 @@ function createRing(fd: number, path: string, { direct, writes }: DirectWay): St
       job.start = offset
       job.end = offset + bytes
       current = (current + 1) % SLOTS
-      while (isBusy(jobs[current]!)) wait()
+      settle(jobs[current]!.start, jobs[current]!.end)
     },
     settle,
     close() {
