@@ -3,7 +3,8 @@ import { closeSync, mkdtempSync, openSync, rmSync, truncateSync, writeSync } fro
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { cachedMiB, dropFromCache, readIntoCache } from '../../bench/process-facts.js'
+import { readIntoCache } from '../../bench/process-facts.js'
+import { dropped } from '../../test/image/images.js'
 import { LIMITS } from '../limits.js'
 import { viewOf } from '../os/mapping.js'
 import { numberBlocks } from '../ram/block.js'
@@ -54,14 +55,6 @@ function setUp(t: TestContext, every = 10, otherwise: 'zeros' | 'anything' = 'an
     return () => bytes.every((byte) => byte === 1 + (page % 250))
   }
   return { chunks, read, image, path }
-}
-
-/** The page cache has nothing of it any more; false, and the test is skipped, where it is all there is of the file. */
-function dropped(t: TestContext, path: string): boolean {
-  dropFromCache(path)
-  if (cachedMiB(path) === 0) return true
-  t.skip('the file is in memory only: TMPDIR is a tmpfs')
-  return false
 }
 
 /** A page of that chunk that holds something. */

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { closeSync, openSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
+import { temporaryDirectory } from '../../test/image/images.js'
 import { createAsyncWrites } from './async-writes.js'
 import { errnoOf } from './libc.js'
 import { mapAnonymous, memset } from './mapping.js'
@@ -10,8 +10,7 @@ import { mapAnonymous, memset } from './mapping.js'
 const PAGE = 4096
 
 function setUp(t: TestContext, pages: number) {
-  const directory = mkdtempSync(join(tmpdir(), 'farfault-async-'))
-  const path = join(directory, 'file')
+  const path = join(temporaryDirectory(t), 'file')
   const fd = openSync(path, 'w')
   const memory = mapAnonymous(pages * PAGE)
   const writes = createAsyncWrites(pages)
@@ -20,7 +19,6 @@ function setUp(t: TestContext, pages: number) {
     writes.close()
     memory.unmap()
     closeSync(fd)
-    rmSync(directory, { recursive: true })
   })
   return { fd, path, memory, writes }
 }

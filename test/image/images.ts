@@ -5,6 +5,7 @@ import { closeSync, constants, mkdtempSync, openSync, readSync, rmSync } from 'n
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
+import { cachedMiB, dropFromCache } from '../../bench/process-facts.js'
 import type { Image } from '../../src/image/image.js'
 import type { Qemu } from '../../src/qemu/launch.js'
 import { setMigrationCapabilities, waitForMigration } from '../../src/qemu/migration.js'
@@ -53,4 +54,12 @@ export function knowsDirectIo(t: TestContext, directory: string): boolean {
   } finally {
     rmSync(join(directory, 'direct'), { force: true })
   }
+}
+
+/** The page cache has nothing of it any more; false, and the test is skipped, where it is all there is of the file. */
+export function dropped(t: TestContext, path: string): boolean {
+  dropFromCache(path)
+  if (cachedMiB(path) === 0) return true
+  t.skip('the file is in memory only: TMPDIR is a tmpfs')
+  return false
 }
