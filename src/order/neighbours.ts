@@ -1,6 +1,7 @@
 // Fault-around: a page that was asked for brings the others of its aligned group. It goes first and alone; these go behind
 // it, those of the latest request first, for what a guest wants next is near to what it has just wanted. A guest that goes
-// through memory, up or down, and asks for one group after the other, is brought more and more at once. Pure; source thread.
+// through memory, up or down, and asks for one group after the other, is brought more and more at once; and so is one that has
+// asked for so many pages that it goes through its memory some other way. Pure; source thread.
 
 import type { Bitmap } from '../ram/bitmap.js'
 import { type Finder, runFrom } from './place.js'
@@ -11,14 +12,24 @@ const SPANS = 64
 const WAYS = 8
 /** What one page brings at most, in groups. */
 const GROUPS_MAX = 16
+/** Of the first few pages each brings one group: a guest that wakes up wants few, and others would be in the way of these. */
+const SMALL_REQUESTS = 64
+/** What each later one brings at least, in groups. */
+const GROUPS_LATER = 4
 
 export interface Neighbours extends Finder {
   /** `page` was asked for, and what went out for it ends at `end`. */
   add(blockIndex: number, page: number, end: number): void
 }
 
-/** @param pages what may go, a bitmap a block. */
-export function createNeighbours(pages: readonly Bitmap[], groupPages: number): Neighbours {
+/**
+ * @param pages what may go, a bitmap a block
+ * @param firstGroupPages in a group, at first; a power of two
+ */
+export function createNeighbours(pages: readonly Bitmap[], firstGroupPages: number): Neighbours {
+  const pagesMax = GROUPS_MAX * firstGroupPages
+  let groupPages = firstGroupPages
+  let requests = 0
   // A stack that forgets its bottom: block, next page and end of each span. Numbers, no objects.
   const spans = new Uint32Array(SPANS * 3)
   let top = 0
@@ -46,7 +57,7 @@ export function createNeighbours(pages: readonly Bitmap[], groupPages: number): 
       const from = ways[at + 1]!
       const end = ways[at + 2]!
       if (from === end || ways[at] !== blockIndex) continue
-      const next = Math.min(2 * (end - from), GROUPS_MAX * groupPages)
+      const next = Math.max(groupPages, Math.min(2 * (end - from), pagesMax))
       if (start >= from && start < end) return at // it has not come yet: now it goes first
       if (start >= end && start < 2 * end - from) {
         ways[at + 1] = start
@@ -68,6 +79,7 @@ export function createNeighbours(pages: readonly Bitmap[], groupPages: number): 
 
   return {
     add(blockIndex, page, end) {
+      if (requests++ === SMALL_REQUESTS) groupPages *= GROUPS_LATER
       const start = page - (page % groupPages)
       const way = wayOf(blockIndex, start)
       // Last in, first out: what is nearest comes last.

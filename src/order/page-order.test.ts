@@ -252,6 +252,20 @@ test('fault-around: who goes down through memory is followed as well, what is ne
   assert.equal(brought(3).length, 15, 'down to the first page')
 })
 
+test('fault-around: who has asked for many pages is brought more for each', () => {
+  const { fill, order } = setUp(false, 'fault-around')
+  const brought = (page: number): number => {
+    fill(1, 0, 1024)
+    order.request(1, page, 1)
+    assert.ok(order.nextRequested())
+    return 1 + picks(order.nextLikely, order).length
+  }
+  const first = Array.from({ length: 64 }, (_, i) => (i % 2) * 500 + 20)
+  assert.deepEqual(first.map(brought), Array(64).fill(16))
+  assert.deepEqual([800, 100].map(brought), [64, 64])
+  assert.equal(brought(840), 128, 'and it goes on from there')
+})
+
 test('fault-around: a page that was to come and is asked for brings the rest of what was to come', () => {
   const { fill, order } = setUp(false, 'fault-around')
   fill(1, 0, 1024)

@@ -28,9 +28,25 @@ test('the push waits until nobody has asked for a page for a while', () => {
 
 test('a guest that never ceases to ask holds it up for as long as its patience lasts', () => {
   assert.deepEqual(
-    free(() => true, 3),
+    free((ms) => ms % 2 === 0, 3),
     [900, 1000, 1000],
   )
+})
+
+test('one that asks fast is put up with for as many requests', () => {
+  const yielding = createYielding({ quietMs: 10, patienceMs: 100 })
+  const waited = (fromMs: number): number => {
+    for (let ms = 0; ; ms++) {
+      for (let i = 0; i < 4; i++) yielding.noteRequest(fromMs + ms)
+      if (yielding.waitMs(fromMs + ms) === 0) return ms
+    }
+  }
+  assert.equal(waited(0), 24)
+  assert.equal(waited(50), 0, 'a moment of quiet is not enough')
+  for (let ms = 51; ms < 50 + 10 + 99; ms++) yielding.waitMs(ms)
+  assert.equal(waited(159), 0, 'nor is half of it')
+  for (let ms = 160; ms < 159 + 10 + 101; ms++) yielding.waitMs(ms)
+  assert.equal(waited(270), 24, 'quiet restores it')
 })
 
 test('quiet restores patience', () => {
