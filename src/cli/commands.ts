@@ -63,7 +63,7 @@ const AROUND = withDefault(
   'COUNT',
   count(1),
   `${AROUND_PAGES}`,
-  'pages in the group that a demanded page brings, in the orders around it; a power of two',
+  'pages in the group that a demanded page brings, in the orders around it; a power of two; behind the first 64 such pages, four times as many',
 )
 
 /** The table of orders as a paragraph below the options. */
