@@ -113,7 +113,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         recoverTimeMs,
         silenceTimeoutMs,
         order: orderSpec(order, aroundPages),
-        push: { on: push, quietMs, patienceMs, stallMsPerSecond },
+        push: { on: push, quietMs, patienceMs, requestsTire: !demand.keeps, stallMsPerSecond },
       },
     },
   })

@@ -25,7 +25,14 @@ function traceOf(touches: readonly (readonly [page: number, atUs: number])[]): T
 }
 
 const conditions = (changes: Partial<Conditions> = {}): Conditions => ({
-  ...{ spec: undefined, recorded: new Uint32Array(0), quietMs: 10, patienceMs: 1e9, loadedMs: 0 },
+  ...{
+    spec: undefined,
+    recorded: new Uint32Array(0),
+    quietMs: 10,
+    patienceMs: 1e9,
+    requestsTire: false,
+    loadedMs: 0,
+  },
   ...{ wakeUs: 0, bandwidth: Number.POSITIVE_INFINITY },
   ...{ recordedFaultUs: 100, faultUs: 100 },
   ...changes,

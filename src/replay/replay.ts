@@ -52,7 +52,7 @@ export function replayTrace(path: string, options: ReplayOptions = {}): ReplayRe
   const gaps = gapsOf(file.firstUs)
   const recordedFaultUs = faultCostUs(gaps)
   const conditions = {
-    ...{ recorded, patienceMs, loadedMs: file.recorded.loadedMs },
+    ...{ recorded, patienceMs, requestsTire: true, loadedMs: file.recorded.loadedMs },
     bandwidth: bandwidth === 0 ? Number.POSITIVE_INFINITY : bandwidth,
     ...{ wakeUs: wakeDelayUs(gaps), recordedFaultUs, faultUs: recordedFaultUs + roundTripMs * 1000 },
   }

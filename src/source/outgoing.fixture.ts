@@ -12,6 +12,7 @@ import type { Origin } from './origin.js'
 import { createOutgoing, type OutgoingParts } from './outgoing.js'
 import { SOURCE_STATS } from './report.js'
 import { SOURCE_STATUS } from './status.js'
+import { NEVER_YIELDING } from './yielding.js'
 
 /** Of block `a`; not a whole number of words. */
 export const PAGES = 70
@@ -52,7 +53,7 @@ export function postcopyMigration(
       ...{ configuration: { machine: 'm' }, ramSectionId: 1, postcopy: 'now', downtimeLimitMs: 0 },
       ...{ maxBandwidth: 0, maxPostcopyBandwidth: 0, setupTimeoutMs: 1000, skip: [] },
       ...{ preempt, urgent: false, realTime: false, order: orderSpec(order) },
-      ...{ push: { on: true, quietMs: 0, patienceMs: 0 }, recoverTimeMs, silenceTimeoutMs: undefined },
+      ...{ push: { on: true, ...NEVER_YIELDING }, recoverTimeMs, silenceTimeoutMs: undefined },
     },
     blocks: numberBlocks([{ name: 'a', length: PAGES * 4096, pageSize: 4096, address: ram.address }]),
     origin: { pushZeroPages, read, release() {} } as unknown as Origin,

@@ -21,6 +21,7 @@ import { pushAhead, pushRemaining } from './push.js'
 import { SOURCE_STATS } from './report.js'
 import { SOURCE_STATUS } from './status.js'
 import { switchToPostcopy } from './switchover.js'
+import { NEVER_YIELDING } from './yielding.js'
 
 /** Few enough that all of it fits into a socket's buffer: nobody reads. */
 const PAGES = 16
@@ -65,7 +66,7 @@ function rehearseOnce(options: OutgoingOptions): void {
       skip: [LARGE.name],
       urgent: false,
       maxPostcopyBandwidth: 0,
-      push: { on: true, quietMs: 0, patienceMs: 0 },
+      push: { on: true, ...NEVER_YIELDING },
     },
     blocks,
     origin: stagedOrigin(createZeroTest(blocks[0]!)),

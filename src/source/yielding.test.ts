@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { createYielding } from './yielding.js'
+import { createYielding, NEVER_YIELDING, YIELDING } from './yielding.js'
 
 /** Of each of `seconds`, how much the push may use, ms, when `asks` says at which millisecond a page is asked for. */
 function free(asks: (ms: number) => boolean, seconds: number, quietMs = 10): number[] {
-  const yielding = createYielding({ quietMs, patienceMs: 100 })
+  const yielding = createYielding({ ...YIELDING, quietMs })
   return Array.from({ length: seconds }, (_, second) => {
     let count = 0
     for (let ms = second * 1000; ms < (second + 1) * 1000; ms++) {
@@ -16,7 +16,7 @@ function free(asks: (ms: number) => boolean, seconds: number, quietMs = 10): num
 }
 
 test('the push waits until nobody has asked for a page for a while', () => {
-  const yielding = createYielding({ quietMs: 10, patienceMs: 100 })
+  const yielding = createYielding(YIELDING)
   assert.equal(yielding.waitMs(0), 0, 'nobody has asked yet')
   yielding.noteRequest(1)
   assert.equal(yielding.waitMs(1), 10)
@@ -34,7 +34,7 @@ test('a guest that never ceases to ask holds it up for as long as its patience l
 })
 
 test('one that asks fast is put up with for as many requests', () => {
-  const yielding = createYielding({ quietMs: 10, patienceMs: 100 })
+  const yielding = createYielding(YIELDING)
   const waited = (fromMs: number): number => {
     for (let ms = 0; ; ms++) {
       for (let i = 0; i < 4; i++) yielding.noteRequest(fromMs + ms)
@@ -47,6 +47,12 @@ test('one that asks fast is put up with for as many requests', () => {
   assert.equal(waited(159), 0, 'nor is half of it')
   for (let ms = 160; ms < 159 + 10 + 101; ms++) yielding.waitMs(ms)
   assert.equal(waited(270), 24, 'quiet restores it')
+})
+
+test('not where each page is to be asked for', () => {
+  const yielding = createYielding({ ...YIELDING, requestsTire: false })
+  for (let i = 0; i < 1000; i++) yielding.noteRequest(1)
+  assert.equal(yielding.waitMs(1), 10)
 })
 
 test('quiet restores patience', () => {
@@ -70,7 +76,7 @@ test('without a quiet time it never waits', () => {
 })
 
 test('a guest is asking for a moment after each request', () => {
-  const yielding = createYielding({ quietMs: 0, patienceMs: 0 })
+  const yielding = createYielding(NEVER_YIELDING)
   assert.equal(yielding.asking(5), false)
   yielding.noteRequest(10)
   assert.deepEqual([yielding.asking(11), yielding.asking(100)], [true, false])

@@ -10,8 +10,10 @@
 export interface YieldingOptions {
   /** The push goes when this long nobody has asked for a page, ms; 0: it never waits. */
   readonly quietMs: number
-  /** How long it waits for quiet, ms; and not for more than `REQUESTS_PER_MS` of it, however fast they come. */
+  /** How long it waits for quiet, ms. */
   readonly patienceMs: number
+  /** Requests use that up as well as time does, `REQUESTS_PER_MS`. Not where each page is to be asked for. */
+  readonly requestsTire: boolean
 }
 
 /**
@@ -21,7 +23,17 @@ export interface YieldingOptions {
 const REQUESTS_PER_MS = 1
 
 /** What suits a guest that wakes up. */
-export const YIELDING = { quietMs: 10, patienceMs: 100 } as const satisfies YieldingOptions
+export const YIELDING = {
+  quietMs: 10,
+  patienceMs: 100,
+  requestsTire: true,
+} as const satisfies YieldingOptions
+/** What suits a guest that runs on the other side as soon as it can: each page that it does not ask for is one less to wait for. */
+export const NEVER_YIELDING = {
+  quietMs: 0,
+  patienceMs: 0,
+  requestsTire: false,
+} as const satisfies YieldingOptions
 /** Where a guest was given first what it needs it has work to do meanwhile, and a push would take processors from it: then longer, ms. */
 export const quietMsWhere = (recordedFirst: boolean): number => (recordedFirst ? 50 : YIELDING.quietMs)
 /** Where it is noted what the guest asks for: what is pushed meanwhile hides that, and later runs live by it. */
@@ -39,7 +51,7 @@ export interface Yielding {
 /** From one request to the next of a guest that is at it, ms. */
 const ASKING_MS = 5
 
-export function createYielding({ quietMs, patienceMs }: YieldingOptions): Yielding {
+export function createYielding({ quietMs, patienceMs, requestsTire }: YieldingOptions): Yielding {
   let requestMs = Number.NEGATIVE_INFINITY
   let patience = patienceMs
   let requests = 0 // that it has put up with
@@ -49,7 +61,7 @@ export function createYielding({ quietMs, patienceMs }: YieldingOptions): Yieldi
   return {
     noteRequest(nowMs) {
       requestMs = nowMs
-      if (!spent) requests++
+      if (requestsTire && !spent) requests++
     },
     asking: (nowMs) => nowMs - requestMs < ASKING_MS,
     waitMs(nowMs) {

@@ -14,6 +14,7 @@ import { createLiveOrigin } from '../../src/source/origin.js'
 import { createOutgoing, type OutgoingOptions } from '../../src/source/outgoing.js'
 import { SOURCE_STATS } from '../../src/source/report.js'
 import { SOURCE_STATUS } from '../../src/source/status.js'
+import { NEVER_YIELDING } from '../../src/source/yielding.js'
 import { createStats, statsBytes } from '../../src/stats.js'
 import {
   createReturnPathParser,
@@ -50,7 +51,7 @@ const options: OutgoingOptions = {
   urgent: false,
   realTime: false,
   order: orderSpec('linear'),
-  push: { on: true, quietMs: 0, patienceMs: 0 },
+  push: { on: true, ...NEVER_YIELDING },
 }
 
 const messages: readonly ReturnMessage[] = [
