@@ -1,10 +1,14 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { createYielding, NEVER_YIELDING, YIELDING } from './yielding.js'
+import { createYielding, NEVER_YIELDING, YIELDING, type YieldingOptions } from './yielding.js'
 
 /** Of each of `seconds`, how much the push may use, ms, when `asks` says at which millisecond a page is asked for. */
-function free(asks: (ms: number) => boolean, seconds: number, quietMs = 10): number[] {
-  const yielding = createYielding({ ...YIELDING, quietMs })
+function free(
+  asks: (ms: number) => boolean,
+  seconds: number,
+  options: Partial<YieldingOptions> = {},
+): number[] {
+  const yielding = createYielding({ ...YIELDING, ...options })
   return Array.from({ length: seconds }, (_, second) => {
     let count = 0
     for (let ms = second * 1000; ms < (second + 1) * 1000; ms++) {
@@ -28,7 +32,7 @@ test('the push waits until nobody has asked for a page for a while', () => {
 
 test('a guest that never ceases to ask holds it up for as long as its patience lasts', () => {
   assert.deepEqual(
-    free((ms) => ms % 2 === 0, 3),
+    free(() => true, 3, { requestsTire: false }),
     [900, 1000, 1000],
   )
 })
@@ -70,7 +74,7 @@ test('a moment of quiet is not enough once patience is used up', () => {
 
 test('without a quiet time it never waits', () => {
   assert.deepEqual(
-    free(() => true, 1, 0),
+    free(() => true, 1, { quietMs: 0 }),
     [1000],
   )
 })

@@ -3,9 +3,9 @@
 // A guest that has just woken up asks for a few hundred pages and then for few: there the push best waits until it has
 // them. A guest that goes through all of its memory never ceases to ask: there every page that is pushed spares a
 // request, and a push that waits leaves it to fault its way through gigabytes. Nobody knows beforehand which it will be.
-// So the push waits for a quiet moment, and has only so much patience: waiting uses it up, and so do requests, for a guest
-// that wakes up does with few; quiet restores it. Once it is used up the push goes on among the requests until all of it is
-// back.
+// So the push waits for a quiet moment, and has only so much patience: waiting uses it up, and so do requests, for where each
+// brings its neighbours a guest that wakes up does with few; quiet restores it. Once it is used up the push goes on among the
+// requests until all of it is back.
 
 export interface YieldingOptions {
   /** The push goes when this long nobody has asked for a page, ms; 0: it never waits. */
