@@ -148,7 +148,7 @@ export const RESUME_OPTIONS = {
   patience: optional(
     'TIME',
     duration,
-    'for a guest that never ceases to ask, wait no longer than this, nor for more requests than it has milliseconds; by default 100ms, or 500ms, and however many requests, while it is recorded what it asks for',
+    'for a guest that never ceases to ask, wait no longer than this, nor, where each brings its neighbours, for more requests than it has milliseconds; by default 100ms, or 500ms, and however many requests, while it is recorded what it asks for',
   ),
   'stall-budget': optional(
     'TIME/s',

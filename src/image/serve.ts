@@ -3,7 +3,7 @@
 import { assertAtLeastZero, LIMITS } from '../limits.js'
 import { ORDERS, orderSpec } from '../order/orders.js'
 import { type Source, startSource } from '../source/start-source.js'
-import { quietMsWhere, RECORDING_PATIENCE_MS, YIELDING } from '../source/yielding.js'
+import { quietMsWhere, RECORDING_PATIENCE_MS, requestsTireWhere, YIELDING } from '../source/yielding.js'
 import type { TlsConnectOptions } from '../tls/tunnel.js'
 import { createDemand, type DemandOptions, type DemandReport } from './demand.js'
 import { identityOf } from './identity.js'
@@ -89,6 +89,8 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
   const { order, recorded, record } = demand
   const { quietMs = quietMsWhere(ORDERS[order].recorded && recorded !== undefined) } = options
   const { patienceMs = demand.keeps ? RECORDING_PATIENCE_MS : YIELDING.patienceMs } = options
+  const spec = orderSpec(order, aroundPages)
+  const requestsTire = requestsTireWhere(spec, demand.keeps)
   const source = startSource<ServeThreadData>({
     thread: new URL('./serve-thread.js', import.meta.url),
     tls: options.tls,
@@ -112,8 +114,8 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         realTime,
         recoverTimeMs,
         silenceTimeoutMs,
-        order: orderSpec(order, aroundPages),
-        push: { on: push, quietMs, patienceMs, requestsTire: !demand.keeps, stallMsPerSecond },
+        order: spec,
+        push: { on: push, quietMs, patienceMs, requestsTire, stallMsPerSecond },
       },
     },
   })

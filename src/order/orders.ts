@@ -109,3 +109,5 @@ export function orderSpec(name: OrderName, aroundPages: number = AROUND_PAGES): 
   const { around, recorded, scan } = ORDERS[name]
   return { aroundPages: around ? aroundPages : 1, recorded, scan }
 }
+
+export const bringsNeighbours = ({ aroundPages }: OrderSpec): boolean => aroundPages > 1

@@ -10,7 +10,7 @@ import { trace, tracing } from '../trace.js'
 import { createBubblingScan } from './bubbling.js'
 import { createLinearScan } from './linear.js'
 import { createNeighbours } from './neighbours.js'
-import { NEAR_PAGES, type OrderSpec } from './orders.js'
+import { bringsNeighbours, NEAR_PAGES, type OrderSpec } from './orders.js'
 import { type Place, runFrom } from './place.js'
 import { createRecordedPages } from './recorded.js'
 import { createRequests } from './requests.js'
@@ -80,7 +80,7 @@ export function createPageOrder({ spec, blocks, dirty, background, ...parts }: P
       ? createRecordedPages(blocks, dirty, parts.recorded)
       : undefined
   // Zero pages, too: to name one costs a few bytes, and a guest that wants one wants the next ones as well.
-  const neighbours = spec.aroundPages > 1 ? createNeighbours(dirty, spec.aroundPages) : undefined
+  const neighbours = bringsNeighbours(spec) ? createNeighbours(dirty, spec.aroundPages) : undefined
 
   // What may go along with the last requested page: from there to `end`, then from `start` to `page`. Of one object, too.
   const near = { blockIndex: 0, from: 0, end: 0, start: 0, page: 0 }

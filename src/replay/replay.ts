@@ -5,7 +5,7 @@ import { UsageError } from '../errors.js'
 import { ramBlocksOf, readTrace, shapeOf, type WorkingSetFile } from '../image/working-set-file.js'
 import { assertAtLeastZero } from '../limits.js'
 import { AROUND_PAGES, ORDER_NAMES, type OrderName, orderSpec } from '../order/orders.js'
-import { quietMsWhere, YIELDING } from '../source/yielding.js'
+import { quietMsWhere, requestsTireWhere, YIELDING } from '../source/yielding.js'
 import { type Outcome, simulate, type Trace } from './model.js'
 
 export interface ReplayOptions {
@@ -52,7 +52,7 @@ export function replayTrace(path: string, options: ReplayOptions = {}): ReplayRe
   const gaps = gapsOf(file.firstUs)
   const recordedFaultUs = faultCostUs(gaps)
   const conditions = {
-    ...{ recorded, patienceMs, requestsTire: true, loadedMs: file.recorded.loadedMs },
+    ...{ recorded, patienceMs, loadedMs: file.recorded.loadedMs },
     bandwidth: bandwidth === 0 ? Number.POSITIVE_INFINITY : bandwidth,
     ...{ wakeUs: wakeDelayUs(gaps), recordedFaultUs, faultUs: recordedFaultUs + roundTripMs * 1000 },
   }
@@ -67,7 +67,8 @@ export function replayTrace(path: string, options: ReplayOptions = {}): ReplayRe
     ...{ recordedFaultUs, bandwidth, roundTripMs },
     orders: [{ order: 'on-demand' as const, spec: undefined }, ...specs].map(({ order, spec }) => {
       const { quietMs = quietMsWhere(spec?.recorded === true) } = options
-      return { order, ...simulate(trace, { ...conditions, spec, quietMs }) }
+      const requestsTire = spec !== undefined && requestsTireWhere(spec, false)
+      return { order, ...simulate(trace, { ...conditions, spec, quietMs, requestsTire }) }
     }),
     doubts: doubtsAbout(file),
   }

@@ -1,6 +1,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { createYielding, NEVER_YIELDING, YIELDING, type YieldingOptions } from './yielding.js'
+import { ORDER_NAMES, orderSpec } from '../order/orders.js'
+import {
+  createYielding,
+  NEVER_YIELDING,
+  requestsTireWhere,
+  YIELDING,
+  type YieldingOptions,
+} from './yielding.js'
 
 /** Of each of `seconds`, how much the push may use, ms, when `asks` says at which millisecond a page is asked for. */
 function free(
@@ -57,6 +64,13 @@ test('not where each page is to be asked for', () => {
   const yielding = createYielding({ ...YIELDING, requestsTire: false })
   for (let i = 0; i < 1000; i++) yielding.noteRequest(1)
   assert.equal(yielding.waitMs(1), 10)
+})
+
+test('many requests say something of a guest only where each brings its neighbours, and none is to be noted', () => {
+  const tire = (keeps: boolean) => ORDER_NAMES.filter((name) => requestsTireWhere(orderSpec(name), keeps))
+  assert.deepEqual(tire(false), ['fault-around', 'recorded-around'])
+  assert.deepEqual(tire(true), [])
+  assert.equal(requestsTireWhere(orderSpec('fault-around', 1), false), false)
 })
 
 test('quiet restores patience', () => {

@@ -7,12 +7,14 @@
 // brings its neighbours a guest that wakes up does with few; quiet restores it. Once it is used up the push goes on among the
 // requests until all of it is back.
 
+import { bringsNeighbours, type OrderSpec } from '../order/orders.js'
+
 export interface YieldingOptions {
   /** The push goes when this long nobody has asked for a page, ms; 0: it never waits. */
   readonly quietMs: number
   /** How long it waits for quiet, ms. */
   readonly patienceMs: number
-  /** Requests use that up as well as time does, `REQUESTS_PER_MS`. Not where each page is to be asked for. */
+  /** Requests use that up as well as time does, `REQUESTS_PER_MS`. See `requestsTireWhere`. */
   readonly requestsTire: boolean
 }
 
@@ -34,6 +36,9 @@ export const NEVER_YIELDING = {
   patienceMs: 0,
   requestsTire: false,
 } as const satisfies YieldingOptions
+/** Where each page is asked for, or none may be hidden, many requests say nothing of the guest. */
+export const requestsTireWhere = (order: OrderSpec, keeps: boolean): boolean =>
+  bringsNeighbours(order) && !keeps
 /** Where a guest was given first what it needs it has work to do meanwhile, and a push would take processors from it: then longer, ms. */
 export const quietMsWhere = (recordedFirst: boolean): number => (recordedFirst ? 50 : YIELDING.quietMs)
 /** Where it is noted what the guest asks for: what is pushed meanwhile hides that, and later runs live by it. */
