@@ -26,6 +26,8 @@ const SOURCES: Readonly<Record<string, SourceKind>> = {
   'farfault, linear': farfault({ order: 'linear', record: false }),
   'farfault, bubbling': farfault({ order: 'bubbling', record: false }),
   'farfault, recorded': farfault({}, 'recorded'),
+  // All of the record goes before the guest runs: it runs later.
+  'farfault, recorded ahead': farfault({ aheadMs: 1000 }, 'recorded'),
   'qemu, preempt': qemuPreemptSource,
   qemu: qemuSource,
 }

@@ -2,6 +2,7 @@
 // command needs of the kernel is loaded only when it is run, so that help works anywhere.
 
 import {
+  AHEAD_MS,
   AROUND_PAGES,
   LIVE_ORDER_CHOICES,
   ORDER_CHOICES,
@@ -64,6 +65,13 @@ const AROUND = withDefault(
   count(1),
   `${AROUND_PAGES}`,
   'pages in the group that a demanded page brings, in the orders around it; a power of two; behind the first 64 such pages, four times as many',
+)
+
+const AHEAD = withDefault(
+  'TIME',
+  duration,
+  `${AHEAD_MS}ms`,
+  'how long what a working set holds goes before the VM runs: with more, a busy one runs later, but then waits less; 0 lets it run at once',
 )
 
 /** The table of orders as a paragraph below the options. */
@@ -140,6 +148,7 @@ export const RESUME_OPTIONS = {
   to: optional('URI', text, 'serve a QEMU that waits there already (tcp:, unix:), instead of starting one'),
   detach: flag('return when the VM runs; a process in the background serves its RAM until all is in'),
   'no-push': flag('send only pages that are asked for, for as long as the VM lives'),
+  ahead: AHEAD,
   'quiet-time': optional(
     'TIME',
     duration,
@@ -232,6 +241,7 @@ export const REPLAY_OPTIONS = {
     'bytes a second that source, link and destination carry; by default what the last run measured, or else 300M; 0 is no limit',
   ),
   'round-trip': withDefault('TIME', duration, '0', 'what the link adds to the time of a fault'),
+  ahead: AHEAD,
   'quiet-time': optional('TIME', duration, 'as for resume'),
   patience: withDefault('TIME', duration, '100ms', 'as for resume'),
   'around-pages': AROUND,

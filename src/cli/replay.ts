@@ -12,6 +12,7 @@ export async function replayCommand(values: Values<typeof REPLAY_OPTIONS> & Oper
     ...(bandwidth === undefined ? {} : { bandwidth }),
     ...(workingSet === undefined ? {} : { workingSet }),
     roundTripMs: values['round-trip'],
+    aheadMs: values.ahead,
     ...(values['quiet-time'] === undefined ? {} : { quietMs: values['quiet-time'] }),
     patienceMs: values.patience,
     aroundPages: values['around-pages'],

@@ -75,6 +75,7 @@ function assertOneWay({ to, program, recover, reconnect, ...values }: ResumeValu
 
 const options = (values: ResumeValues) => ({
   push: !values['no-push'],
+  aheadMs: values.ahead,
   ...(values['quiet-time'] === undefined ? {} : { quietMs: values['quiet-time'] }),
   ...(values.patience === undefined ? {} : { patienceMs: values.patience }),
   ...(values['stall-budget'] === undefined ? {} : { stallMsPerSecond: values['stall-budget'] }),

@@ -1,7 +1,7 @@
 // Serves a parked VM to a destination that resumes it: plays the postcopy source from the image. Main thread.
 
 import { assertAtLeastZero, LIMITS } from '../limits.js'
-import { ORDERS, orderSpec } from '../order/orders.js'
+import { AHEAD_MS, ORDERS, orderSpec } from '../order/orders.js'
 import { type Source, startSource } from '../source/start-source.js'
 import { quietMsWhere, RECORDING_PATIENCE_MS, requestsTireWhere, YIELDING } from '../source/yielding.js'
 import type { TlsConnectOptions } from '../tls/tunnel.js'
@@ -13,6 +13,11 @@ import type { ServeThreadData } from './serve-thread.js'
 export interface ServeOptions extends DemandOptions {
   /** False: pages are sent only when they are asked for, for as long as the VM lives. Default true. */
   readonly push?: boolean
+  /**
+   * What a working set holds goes for so long before the VM runs, ms. Default 6. With more, a busy VM runs later, and then waits for
+   * fewer pages; 0 lets it run at once.
+   */
+  readonly aheadMs?: number
   /** Pages that are not likely to be asked for are sent only when nobody has asked for one in this time, ms. Default 10, or 50 where a working set goes first. */
   readonly quietMs?: number
   /** A guest that never ceases to ask holds them up for no longer than this, ms. Default 100, or 500 where they are recorded. */
@@ -69,6 +74,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
   const {
     recoverTimeMs = LIMITS.recoverMs,
     silenceTimeoutMs,
+    aheadMs = AHEAD_MS,
     preempt = false,
     realTime = true,
     mapped,
@@ -78,6 +84,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
   if (stallMsPerSecond !== undefined) assertAtLeastZero({ stallMsPerSecond })
   if (silenceTimeoutMs !== undefined) assertAtLeastZero({ silenceTimeoutMs })
   assertAtLeastZero({
+    aheadMs,
     quietMs: options.quietMs ?? 0,
     patienceMs: options.patienceMs ?? 0,
     maxBandwidth,
@@ -115,7 +122,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         recoverTimeMs,
         silenceTimeoutMs,
         order: spec,
-        push: { on: push, quietMs, patienceMs, requestsTire, stallMsPerSecond },
+        push: { on: push, aheadMs, quietMs, patienceMs, requestsTire, stallMsPerSecond },
       },
     },
   })

@@ -74,7 +74,8 @@ export const LIKELY_CHUNK_PAGES = AROUND_PAGES
 
 /**
  * What is likely to be wanted at once goes before the device state, as long as that takes little time: each page spares the
- * guest a wait, and nothing else goes on there that it would disturb. So much later may the guest come for it, ms.
+ * guest a wait, and nothing else goes on there that it would disturb. So much later may the guest come for it, ms; a user who would
+ * rather have a busy guest later, and then without waits, says more.
  */
 export const AHEAD_MS = 6
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { ORDER_NAMES, orderSpec } from '../order/orders.js'
+import { AHEAD_MS, ORDER_NAMES, orderSpec } from '../order/orders.js'
 import { createBitmap } from '../ram/bitmap.js'
 import { numberBlocks } from '../ram/block.js'
 import { type Conditions, simulate, type Trace } from './model.js'
@@ -32,6 +32,7 @@ const conditions = (changes: Partial<Conditions> = {}): Conditions => ({
     patienceMs: 1e9,
     requestsTire: false,
     loadedMs: 0,
+    aheadMs: AHEAD_MS,
   },
   ...{ wakeUs: 0, bandwidth: Number.POSITIVE_INFINITY },
   ...{ recordedFaultUs: 100, faultUs: 100 },
@@ -98,12 +99,13 @@ test('what is likely waits until the device state is loaded, and not for ever', 
 
 test('what is likely is there before the guest, as far as little time goes', () => {
   const trace = traceOf([[5, 0]])
-  const among = (others: number): number => {
+  const among = (others: number, aheadMs = AHEAD_MS): number => {
     const recorded = Uint32Array.from({ length: others + 1 }, (_, i) => (i < others ? 200 + i : 5))
     const spec = orderSpec('recorded')
-    return simulate(trace, conditions({ spec, recorded, loadedMs: 1, bandwidth: 100e6 })).faults
+    return simulate(trace, conditions({ spec, recorded, aheadMs, loadedMs: 1, bandwidth: 100e6 })).faults
   }
   assert.deepEqual([among(100), among(200)], [0, 1])
+  assert.deepEqual([among(0, 0), among(200, 10)], [1, 0], 'it is said for how long')
 })
 
 test('the scan begins when nothing was asked for, and the source has woken up', () => {

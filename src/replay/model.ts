@@ -6,7 +6,6 @@
 // behind what is on the link, and the page comes back. The link is a queue with one rate, which is that of its slowest part.
 
 import {
-  AHEAD_MS,
   LIKELY_CHUNK_PAGES,
   LIKELY_HOLD_MS,
   LOOK_PAGES,
@@ -36,7 +35,9 @@ export interface Conditions extends YieldingOptions {
   readonly spec: OrderSpec | undefined
   /** What goes first where the order is a recorded one. */
   readonly recorded: Uint32Array
-  /** What is likely goes only from then on, when the device state is loaded, ms. */
+  /** It goes for so long before the guest runs, ms. */
+  readonly aheadMs: number
+  /** What else is likely goes only from then on, when the device state is loaded, ms. */
   readonly loadedMs: number
   /** The source sleeps meanwhile, and wakes so much later than it wanted to, µs. */
   readonly wakeUs: number
@@ -180,7 +181,7 @@ function createModelSource(trace: Trace, conditions: Conditions): ModelSource {
 
   /** What goes before the guest may run: it finds it there. */
   function sendAhead(): void {
-    while (linkFreeUs < AHEAD_MS * 1000 && order.nextLikely(LOOK_PAGES)) send()
+    while (linkFreeUs < conditions.aheadMs * 1000 && order.nextLikely(LOOK_PAGES)) send()
     for (const page of thereUs.keys()) thereUs.set(page, 0)
     linkFreeUs = 0
   }

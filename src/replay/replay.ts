@@ -4,7 +4,7 @@
 import { UsageError } from '../errors.js'
 import { ramBlocksOf, readTrace, shapeOf, type WorkingSetFile } from '../image/working-set-file.js'
 import { assertAtLeastZero } from '../limits.js'
-import { AROUND_PAGES, ORDER_NAMES, type OrderName, orderSpec } from '../order/orders.js'
+import { AHEAD_MS, AROUND_PAGES, ORDER_NAMES, type OrderName, orderSpec } from '../order/orders.js'
 import { quietMsWhere, requestsTireWhere, YIELDING } from '../source/yielding.js'
 import { type Outcome, simulate, type Trace } from './model.js'
 
@@ -13,7 +13,8 @@ export interface ReplayOptions {
   readonly bandwidth?: number
   /** What the link adds to the time of a fault, ms. Default 0: the link is that of the trace. */
   readonly roundTripMs?: number
-  /** As in `ServeOptions`: by default 10, or 50 where recorded pages go first, and 100. */
+  /** As in `ServeOptions`: by default 6; 10, or 50 where recorded pages go first; and 100. */
+  readonly aheadMs?: number
   readonly quietMs?: number
   readonly patienceMs?: number
   /** As in `ServeOptions`. Default 64. */
@@ -43,16 +44,16 @@ const DEFAULT_BANDWIDTH = 300 * 1024 * 1024
 /** @throws ImageError when a trace is damaged; UsageError for one that is not there, or for options that cannot be. */
 export function replayTrace(path: string, options: ReplayOptions = {}): ReplayReport {
   const { roundTripMs = 0, patienceMs = YIELDING.patienceMs } = options
-  const { aroundPages = AROUND_PAGES } = options
+  const { aroundPages = AROUND_PAGES, aheadMs = AHEAD_MS } = options
   const file = readTrace(path)
   const bandwidth = options.bandwidth ?? measuredBandwidth(file)
-  assertAtLeastZero({ bandwidth, roundTripMs, quietMs: options.quietMs ?? 0, patienceMs })
+  assertAtLeastZero({ bandwidth, roundTripMs, quietMs: options.quietMs ?? 0, patienceMs, aheadMs })
   const trace = traceOf(file)
   const recorded = options.workingSet === undefined ? file.pages : otherSet(options.workingSet, file)
   const gaps = gapsOf(file.firstUs)
   const recordedFaultUs = faultCostUs(gaps)
   const conditions = {
-    ...{ recorded, patienceMs, loadedMs: file.recorded.loadedMs },
+    ...{ recorded, patienceMs, aheadMs, loadedMs: file.recorded.loadedMs },
     bandwidth: bandwidth === 0 ? Number.POSITIVE_INFINITY : bandwidth,
     ...{ wakeUs: wakeDelayUs(gaps), recordedFaultUs, faultUs: recordedFaultUs + roundTripMs * 1000 },
   }

@@ -2,17 +2,16 @@
 
 import type { TestContext } from 'node:test'
 import { createMachine } from '../machine.js'
-import { type OrderName, orderSpec } from '../order/orders.js'
+import { AHEAD_MS, type OrderName, orderSpec } from '../order/orders.js'
 import { closeFd, socketPair } from '../os/channel.js'
 import { mapAnonymous } from '../os/mapping.js'
 import { createWake } from '../os/wake.js'
 import { numberBlocks } from '../ram/block.js'
 import { createStats, statsBytes } from '../stats.js'
 import type { Origin } from './origin.js'
-import { createOutgoing, type OutgoingParts } from './outgoing.js'
+import { createOutgoing, type OutgoingParts, PUSH_AT_ONCE } from './outgoing.js'
 import { SOURCE_STATS } from './report.js'
 import { SOURCE_STATUS } from './status.js'
-import { NEVER_YIELDING } from './yielding.js'
 
 /** Of block `a`; not a whole number of words. */
 export const PAGES = 70
@@ -24,6 +23,9 @@ export interface Shape {
   readonly preempt?: boolean
   readonly order?: OrderName
   readonly recorded?: Uint32Array
+  readonly aheadMs?: number
+  /** Bytes a second of what is pushed; 0: no limit. */
+  readonly limit?: number
   /** Where a page is that holds something. */
   readonly read?: Origin['read']
 }
@@ -36,6 +38,8 @@ export function postcopyMigration(
     preempt = false,
     order = 'linear',
     recorded,
+    aheadMs = AHEAD_MS,
+    limit = 0,
     read,
   }: Shape = {},
 ) {
@@ -51,9 +55,9 @@ export function postcopyMigration(
     wake,
     options: {
       ...{ configuration: { machine: 'm' }, ramSectionId: 1, postcopy: 'now', downtimeLimitMs: 0 },
-      ...{ maxBandwidth: 0, maxPostcopyBandwidth: 0, setupTimeoutMs: 1000, skip: [] },
+      ...{ maxBandwidth: 0, maxPostcopyBandwidth: limit, setupTimeoutMs: 1000, skip: [] },
       ...{ preempt, urgent: false, realTime: false, order: orderSpec(order) },
-      ...{ push: { on: true, ...NEVER_YIELDING }, recoverTimeMs, silenceTimeoutMs: undefined },
+      ...{ push: { ...PUSH_AT_ONCE, aheadMs }, recoverTimeMs, silenceTimeoutMs: undefined },
     },
     blocks: numberBlocks([{ name: 'a', length: PAGES * 4096, pageSize: 4096, address: ram.address }]),
     origin: { pushZeroPages, read, release() {} } as unknown as Origin,

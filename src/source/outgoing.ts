@@ -3,7 +3,7 @@
 import { randomInt } from 'node:crypto'
 import { CancelledError, ProtocolError } from '../errors.js'
 import type { Machine } from '../machine.js'
-import type { OrderSpec } from '../order/orders.js'
+import { AHEAD_MS, type OrderSpec } from '../order/orders.js'
 import { createPageOrder, type PageOrder } from '../order/page-order.js'
 import type { Recorder } from '../order/recorder.js'
 import { monotonicMs, monotonicUs } from '../os/clock.js'
@@ -32,7 +32,7 @@ import { createStallBudget, type StallBudget } from './stall-budget.js'
 import type { SOURCE_STATUS } from './status.js'
 import { askForUrgent } from './urgent.js'
 import { createPushWindow, type PushWindow } from './window.js'
-import { createYielding, type Yielding, type YieldingOptions } from './yielding.js'
+import { createYielding, NEVER_YIELDING, type Yielding, type YieldingOptions } from './yielding.js'
 
 /** PING values. 1 to 4 stand where QEMU's stand; from CHUNKS on each pushed chunk has one. */
 export const PING = {
@@ -99,10 +99,15 @@ export interface OutgoingOptions {
   readonly push: {
     /** False: nothing; pages are served on demand until the destination closes the connection. */
     readonly on: boolean
+    /** Before the guest may run, what is likely to be asked for goes for so long, ms; see `AHEAD_MS`. */
+    readonly aheadMs: number
     /** What all threads of the guest may wait for pages, ms in each second; undefined: as long as it takes. */
     readonly stallMsPerSecond?: number | undefined
   } & YieldingOptions
 }
+
+/** All that is left goes, and gives way to nobody. */
+export const PUSH_AT_ONCE: OutgoingOptions['push'] = { on: true, aheadMs: AHEAD_MS, ...NEVER_YIELDING }
 
 export interface Outgoing {
   readonly options: OutgoingOptions

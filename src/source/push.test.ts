@@ -73,14 +73,13 @@ test('a page that is asked for does not wait for the end of a chunk', options, (
 
 test('before the device state goes what is likely, until that has taken its time', options, (t) => {
   const recorded = Uint32Array.from({ length: PAGES / 2 }, (_, i) => 2 * i)
-  const at = (
-    read: Shape['read'] = ({ address }, page) => ({
-      address: address + page * 4096,
-      pages: 1,
-      lasting: false,
-    }),
-  ) => {
-    const { outgoing: o } = postcopyMigration(t, { order: 'recorded', recorded, read })
+  const read: Shape['read'] = ({ address }, page) => ({
+    address: address + page * 4096,
+    pages: 1,
+    lasting: false,
+  })
+  const at = (shape: Shape = {}) => {
+    const { outgoing: o } = postcopyMigration(t, { order: 'recorded', recorded, read, ...shape })
     for (const bitmap of [o.populated[0]!, o.dirty[0]!]) bitmap.setRange(0, PAGES)
     pushAhead(o)
     return { o, left: recorded.filter((page) => o.dirty[0]!.get(page)).length }
@@ -88,11 +87,16 @@ test('before the device state goes what is likely, until that has taken its time
   const all = at()
   assert.equal(all.left, 0)
   assert.equal(all.o.dirty[0]!.count(), PAGES / 2, 'and nothing else')
-  const slow = at(({ address }, page) => {
+  const slowly: Shape['read'] = (...asked) => {
     for (const endMs = performance.now() + AHEAD_MS; performance.now() < endMs; );
-    return { address: address + page * 4096, pages: 1, lasting: false }
-  })
-  assert.equal(slow.left, PAGES / 2 - LOOK_PAGES, 'one chunk was sent')
+    return read(...asked)
+  }
+  assert.equal(at({ read: slowly }).left, PAGES / 2 - LOOK_PAGES, 'one chunk was sent')
+  assert.equal(at({ read: slowly, aheadMs: 1000 }).left, 0, 'or as many as there is time for')
+  assert.equal(at({ aheadMs: 0 }).left, PAGES / 2)
+  const limit = (LOOK_PAGES * 4096 * 1000) / 20 // a chunk in 20 ms
+  assert.equal(at({ limit }).left, PAGES / 2 - LOOK_PAGES, 'a limit holds for them, too')
+  assert.equal(at({ limit, aheadMs: 1000 }).left, 0)
 })
 
 test('a page has gone before others that go along are read', options, (t) => {

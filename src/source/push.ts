@@ -2,7 +2,7 @@
 // in front of a request. Source thread.
 
 import { ChannelError } from '../errors.js'
-import { AHEAD_MS, LIKELY_CHUNK_PAGES, LIKELY_HOLD_MS, LOOK_PAGES } from '../order/orders.js'
+import { LIKELY_CHUNK_PAGES, LIKELY_HOLD_MS, LOOK_PAGES } from '../order/orders.js'
 import type { PageOrder } from '../order/page-order.js'
 import { monotonicMs, monotonicUs } from '../os/clock.js'
 import { RUN_PAGES, TARGET_PAGE_BYTES } from '../ram/block.js'
@@ -20,13 +20,14 @@ const ping = createPing()
 /** The first of what is likely to be asked for, before the guest may run. What the destination is to discard must be discarded. */
 export function pushAhead(o: Outgoing): void {
   o.pacer.bytesPerSecond = o.options.maxPostcopyBandwidth // nobody has asked for them, either
-  const endMs = monotonicMs() + AHEAD_MS
+  const endMs = monotonicMs() + o.options.push.aheadMs
   while (o.order.anyLikely()) {
     const nowMs = monotonicMs()
-    if (nowMs >= endMs || o.pacer.waitMs(nowMs) > 0) break
-    const room = o.window.room(true) // what is on its way then, the guest waits for
+    const pauseMs = o.pacer.waitMs(nowMs)
+    if (nowMs + pauseMs >= endMs) break
+    const room = pauseMs > 0 ? 0 : o.window.room(true) // what is on its way then, the guest waits for
     if (room > 0) confirmed(o, pushChunk(o, room, o.order.nextLikely, false))
-    o.link.pump(room > 0 ? 0 : Math.ceil(endMs - nowMs))
+    o.link.pump(room > 0 ? 0 : pauseMs || Math.ceil(endMs - nowMs))
   }
 }
 

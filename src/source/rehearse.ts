@@ -15,13 +15,12 @@ import { createStats, statsBytes } from '../stats.js'
 import { tracing } from '../trace.js'
 import { encodeReturnMessage, type ReturnMessage } from '../wire/messages.js'
 import type { Origin } from './origin.js'
-import { createOutgoing, type OutgoingOptions, PING, sendPrefix } from './outgoing.js'
+import { createOutgoing, type OutgoingOptions, PING, PUSH_AT_ONCE, sendPrefix } from './outgoing.js'
 import { runPrecopy } from './precopy.js'
 import { pushAhead, pushRemaining } from './push.js'
 import { SOURCE_STATS } from './report.js'
 import { SOURCE_STATUS } from './status.js'
 import { switchToPostcopy } from './switchover.js'
-import { NEVER_YIELDING } from './yielding.js'
 
 /** Few enough that all of it fits into a socket's buffer: nobody reads. */
 const PAGES = 16
@@ -66,7 +65,7 @@ function rehearseOnce(options: OutgoingOptions): void {
       skip: [LARGE.name],
       urgent: false,
       maxPostcopyBandwidth: 0,
-      push: { on: true, ...NEVER_YIELDING },
+      push: PUSH_AT_ONCE,
     },
     blocks,
     origin: stagedOrigin(createZeroTest(blocks[0]!)),

@@ -6,10 +6,9 @@ import { chooseOrder, type LiveOrderChoice, orderSpec } from '../order/orders.js
 import { parseUri } from '../os/channel.js'
 import { numberBlocks } from '../ram/block.js'
 import { assertTls, type TlsConnectOptions } from '../tls/tunnel.js'
-import type { OutgoingOptions } from './outgoing.js'
+import { type OutgoingOptions, PUSH_AT_ONCE } from './outgoing.js'
 import type { SourceThreadData } from './source-thread.js'
 import { assertRecoverable, type Migration, startSource } from './start-source.js'
-import { NEVER_YIELDING } from './yielding.js'
 
 /** The guests' own device sections have others. */
 const LIVE_RAM_SECTION_ID = 1
@@ -94,6 +93,6 @@ function threadOptions(guest: GuestHandle, options: MigrateOptions): OutgoingOpt
     realTime: false, // its guest runs on this machine
     urgent: postcopy !== 'never' && parseUri(options.to).kind !== 'fd' && urgentChannel,
     order: orderSpec(chooseOrder(order, 'live'), options.aroundPages),
-    push: { on: true, ...NEVER_YIELDING },
+    push: PUSH_AT_ONCE,
   }
 }

@@ -11,10 +11,9 @@ import { mapAnonymous } from '../../src/os/mapping.js'
 import { createWake } from '../../src/os/wake.js'
 import { numberBlocks } from '../../src/ram/block.js'
 import { createLiveOrigin } from '../../src/source/origin.js'
-import { createOutgoing, type OutgoingOptions } from '../../src/source/outgoing.js'
+import { createOutgoing, type OutgoingOptions, PUSH_AT_ONCE } from '../../src/source/outgoing.js'
 import { SOURCE_STATS } from '../../src/source/report.js'
 import { SOURCE_STATUS } from '../../src/source/status.js'
-import { NEVER_YIELDING } from '../../src/source/yielding.js'
 import { createStats, statsBytes } from '../../src/stats.js'
 import {
   createReturnPathParser,
@@ -51,7 +50,7 @@ const options: OutgoingOptions = {
   urgent: false,
   realTime: false,
   order: orderSpec('linear'),
-  push: { on: true, ...NEVER_YIELDING },
+  push: PUSH_AT_ONCE,
 }
 
 const messages: readonly ReturnMessage[] = [
