@@ -4,11 +4,13 @@
 import {
   AHEAD_MS,
   AROUND_PAGES,
+  GROUPS_LATER,
   LIVE_ORDER_CHOICES,
   ORDER_CHOICES,
   ORDER_NAMES,
   ORDERS,
   type OrderChoice,
+  SMALL_REQUESTS,
 } from '../order/orders.js'
 import type { ExitCode } from './exit-codes.js'
 import { GUEST_OPTIONS } from './guest-options.js'
@@ -64,7 +66,7 @@ const AROUND = withDefault(
   'COUNT',
   count(1),
   `${AROUND_PAGES}`,
-  'pages in the group that a demanded page brings, in the orders around it; a power of two; behind the first 64 such pages, four times as many',
+  `pages in the group that a demanded page brings, in the orders around it; a power of two; behind the first ${SMALL_REQUESTS} such pages, ${GROUPS_LATER} times as many`,
 )
 
 const AHEAD = withDefault(

@@ -1,7 +1,7 @@
 // Serves a parked VM to a destination that resumes it: plays the postcopy source from the image. Main thread.
 
 import { assertAtLeastZero, LIMITS } from '../limits.js'
-import { AHEAD_MS, ORDERS, orderSpec } from '../order/orders.js'
+import { AHEAD_MS, orderSpec } from '../order/orders.js'
 import { type Source, startSource } from '../source/start-source.js'
 import { quietMsWhere, RECORDING_PATIENCE_MS, requestsTireWhere, YIELDING } from '../source/yielding.js'
 import type { TlsConnectOptions } from '../tls/tunnel.js'
@@ -93,11 +93,11 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
     recordMaxMs: options.recordMaxMs ?? 0,
   })
   const { machine, memoryBytes, identity, configuration, ramSectionId, demand } = lookInto(path, options)
-  const { order, recorded, record } = demand
-  const { quietMs = quietMsWhere(ORDERS[order].recorded && recorded !== undefined) } = options
+  const { recorded, record } = demand
+  const order = orderSpec(demand.order, aroundPages)
+  const { quietMs = quietMsWhere(order.recorded && recorded !== undefined) } = options
   const { patienceMs = demand.keeps ? RECORDING_PATIENCE_MS : YIELDING.patienceMs } = options
-  const spec = orderSpec(order, aroundPages)
-  const requestsTire = requestsTireWhere(spec, demand.keeps)
+  const requestsTire = requestsTireWhere(order, demand.keeps)
   const source = startSource<ServeThreadData>({
     thread: new URL('./serve-thread.js', import.meta.url),
     tls: options.tls,
@@ -121,7 +121,7 @@ export function serveImage(path: string, options: ServeOptions = {}): ServedImag
         realTime,
         recoverTimeMs,
         silenceTimeoutMs,
-        order: spec,
+        order,
         push: { on: push, aheadMs, quietMs, patienceMs, requestsTire, stallMsPerSecond },
       },
     },

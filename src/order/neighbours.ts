@@ -4,6 +4,7 @@
 // asked for so many pages that it goes through its memory some other way. Pure; source thread.
 
 import type { Bitmap } from '../ram/bitmap.js'
+import { GROUPS_LATER, SMALL_REQUESTS } from './orders.js'
 import { type Finder, runFrom } from './place.js'
 
 /** Spans that wait; of more, the oldest are left to the scan. */
@@ -12,10 +13,6 @@ const SPANS = 64
 const WAYS = 8
 /** What one page brings at most, in groups. */
 const GROUPS_MAX = 16
-/** Of the first few pages each brings one group: a guest that wakes up wants few, and others would be in the way of these. */
-const SMALL_REQUESTS = 64
-/** What each later one brings at least, in groups. */
-const GROUPS_LATER = 4
 
 export interface Neighbours extends Finder {
   /** `page` was asked for, and what went out for it ends at `end`. */

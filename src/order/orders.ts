@@ -57,6 +57,10 @@ export const LIVE_ORDER_CHOICES: readonly LiveOrderChoice[] = ORDER_CHOICES.filt
 
 /** Pages in a group unless the user says otherwise: 256 KiB. */
 export const AROUND_PAGES = 64
+/** Of the first few pages each brings one group: a guest that wakes up wants few, and others would be in the way of these. */
+export const SMALL_REQUESTS = 64
+/** What each later one brings at least, in groups. */
+export const GROUPS_LATER = 4
 
 /** In a chunk it is looked after so many whether somebody asks for a page: to put a whole one together takes longer than a fault. */
 export const LOOK_PAGES = 16

@@ -25,9 +25,13 @@ export function pushAhead(o: Outgoing): void {
     const nowMs = monotonicMs()
     const pauseMs = o.pacer.waitMs(nowMs)
     if (nowMs + pauseMs >= endMs) break
-    const room = pauseMs > 0 ? 0 : o.window.room(true) // what is on its way then, the guest waits for
+    if (pauseMs > 0) {
+      o.link.pump(pauseMs)
+      continue
+    }
+    const room = o.window.room(true) // what is on its way then, the guest waits for
     if (room > 0) confirmed(o, pushChunk(o, room, o.order.nextLikely, false))
-    o.link.pump(room > 0 ? 0 : pauseMs || Math.ceil(endMs - nowMs))
+    o.link.pump(room > 0 ? 0 : Math.ceil(endMs - nowMs))
   }
 }
 
